@@ -209,3 +209,24 @@ def test_workflow_is_valid_and_pinned(path):
 
 def test_workflows_are_two():
     assert [p.stem for p in WORKFLOWS] == ["book", "check"]
+
+
+# The execution cache of the book
+
+
+def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, monkeypatch):
+    package = tmp_path / "quant101"
+    package.mkdir()
+    (package / "__init__.py").write_text("from quant101.last import c\n")
+    (package / "first.py").write_text("a = 1\n")
+    (package / "second.py").write_text("from quant101.first import a\n")
+    (package / "last.py").write_text("c = 3\n")
+    monkeypatch.setattr(quant101_book, "ROOT", tmp_path)
+
+    def names(source):
+        return {p.stem for p in quant101_book.package_files(source)}
+
+    assert names("import numpy") == set()
+    assert names("from quant101.second import a") == {"first", "second"}
+    assert names("from quant101 import second") == {"first", "second"}
+    assert names("import quant101 as q") == {"__init__", "last"}
