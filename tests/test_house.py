@@ -230,3 +230,11 @@ def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, 
     assert names("from quant101.second import a") == {"first", "second"}
     assert names("from quant101 import second") == {"first", "second"}
     assert names("import quant101 as q") == {"__init__", "last"}
+
+
+def test_plain_import_gives_every_name_of_the_chapters():
+    package = importlib.import_module("quant101")
+    apart = {"plots", "samples", "transformer", "scale", "check", "cli", "bench"}
+    for module in (importlib.import_module(f"quant101.{m.stem}") for m in MODULES if m.stem not in apart):
+        for name in module.__all__:
+            assert getattr(package, name) is getattr(module, name)
