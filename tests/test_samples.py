@@ -29,7 +29,7 @@ def test_shape_and_dtype_are_as_described(name):
     x = load_sample(name)
     assert x.shape == SHAPES[name] and np.isfinite(x).all()
     assert x.dtype == (np.int64 if name == "sentence_lengths" else np.float32) and x.dtype.isnative
-    assert SAMPLES[name].endswith(f"{x.dtype} {x.shape}")
+    assert SAMPLES[name].startswith(f"{x.dtype} {x.shape}: ")
 
 
 def test_names_are_the_ones_described():
