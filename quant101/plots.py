@@ -51,11 +51,11 @@ def show_error(
     else:
         raise AssertionError(f"{function.__name__} accepted what it should refuse")
 
-# %% ../nbs/00_plots.ipynb #d7f4f204
+# %% ../nbs/00_plots.ipynb #6a434b40
 def plot_sample_columns(
     x: np.ndarray,  # activations, one row a token, shape (tokens, columns)
     threshold: float = 6.0,  # columns that reach it are labelled, same unit as x
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the largest |x| of every column, and name the columns that reach `threshold`."
     ax = new_ax(ax)
