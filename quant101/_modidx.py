@@ -30,4 +30,6 @@ d = { 'settings': { 'branch': 'main',
                                  'quant101.dtypes.fields': ('dtypes.html#fields', 'quant101/dtypes.py')},
             'quant101.plots': { 'quant101.plots.new_ax': ('plots.html#new_ax', 'quant101/plots.py'),
                                 'quant101.plots.show_error': ('plots.html#show_error', 'quant101/plots.py'),
-                                'quant101.plots.use_style': ('plots.html#use_style', 'quant101/plots.py')}}}
+                                'quant101.plots.use_style': ('plots.html#use_style', 'quant101/plots.py')},
+            'quant101.samples': { 'quant101.samples._join_bytes': ('samples.html#_join_bytes', 'quant101/samples.py'),
+                                  'quant101.samples.load_sample': ('samples.html#load_sample', 'quant101/samples.py')}}}
