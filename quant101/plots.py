@@ -52,7 +52,7 @@ def show_error(
     else:
         raise AssertionError(f"{function.__name__} accepted what it should refuse")
 
-# %% ../nbs/00_plots.ipynb #e5f64dab
+# %% ../nbs/00_plots.ipynb #4907bafe
 def plot_levels(
     x,  # values, shape (n,), in the units of the levels
     levels,  # allowed values, shape (m,)
@@ -65,7 +65,7 @@ def plot_levels(
         ax.axvline(level, color=COLORS["guide"], lw=1, zorder=0)
     for row, picks in enumerate(rounded.values()):
         for value, pick in zip(x, picks):
-            ax.annotate("", (pick, row), (value, row), arrowprops={"arrowstyle": "->", "color": COLORS["error"]})
+            ax.annotate("", (pick, row), (value, row), arrowprops={"arrowstyle": "->", "color": COLORS["error"], "shrinkB": 5})
         ax.scatter(picks, [row] * len(x), s=90, facecolors="none", edgecolors=COLORS["quantized"], linewidths=2)
         ax.scatter(x, [row] * len(x), s=28, color=COLORS["original"])
     ax.set(xlabel="scaled value", xticks=list(levels), ylim=(len(rounded) - 0.5, -0.5))
@@ -170,7 +170,7 @@ def plot_half_step(
     ax.legend(loc="lower left", markerscale=4)
     return ax
 
-# %% ../nbs/00_plots.ipynb #9e823063
+# %% ../nbs/00_plots.ipynb #444ae25e
 def plot_codes_and_errors(
     codes: dict,  # name of a scheme -> integer codes, any shape
     errors: dict,  # the same names -> quantized minus original, in units of x
@@ -179,14 +179,16 @@ def plot_codes_and_errors(
     _, axes = plt.subplots(2, len(codes), figsize=(7, 4), sharey="row", squeeze=False)
     limit = 1.05 * max(np.abs(e).max() for e in errors.values())
     for (top, bottom), (name, q), e in zip(axes.T, codes.items(), errors.values()):
-        values, counts = np.unique(q, return_counts=True)
-        top.bar(values, counts / q.size, width=1.0 if values.size > 50 else 0.8, color=COLORS["quantized"])
+        codes_and_end = np.arange(int(q.min()), int(q.max()) + 2)
+        for ax, values, edges, color in ((top, q, codes_and_end - 0.5, COLORS["quantized"]),
+                                         (bottom, e, np.linspace(-limit, limit, 100), COLORS["error"])):
+            counts, _ = np.histogram(values, edges)
+            ax.stairs(counts / values.size, edges, fill=True, color=color)
         top.set(title=name, xlabel="code", yscale="log")
-        bottom.hist(np.ravel(e), bins=101, range=(-limit, limit), color=COLORS["error"],
-                    weights=np.full(np.size(e), 1 / np.size(e)))
-        bottom.set(xlabel="error, units of the weight", yscale="log")
+        top.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        bottom.set(xlabel="error, units of the weight")
     axes[0, 0].set_ylabel("share of weights")
-    axes[1, 0].set_ylabel("share of weights")
+    axes[1, 0].set_ylabel("share in each bin")
     return axes
 
 # %% ../nbs/00_plots.ipynb #5c8509b1

@@ -205,17 +205,19 @@ def _check_place(axis, group_size, shape: tuple) -> None:
     if group_size is not None and not shape:
         raise ValueError("scale must hold one step per group, got a single number")
 
-# %% ../nbs/02_steps.ipynb #059be7c5
+# %% ../nbs/02_steps.ipynb #f311a67c
 def _check_scale(scale: np.ndarray) -> np.ndarray:
-    "Return `scale` after a check that each is finite and greater than 0."
+    "Return `scale` as a read-only array of float32 or float64, each value finite and greater than 0."
     bad = scale[~((scale > 0) & np.isfinite(scale))]
     if bad.size:
         raise ValueError(f"scale must be finite and greater than 0, got {bad.flat[0]} in {scale.dtype}")
+    scale = scale.astype(np.result_type(scale.dtype, np.float32))
+    scale.setflags(write=False)
     return scale
 
-# %% ../nbs/02_steps.ipynb #5421c461
+# %% ../nbs/02_steps.ipynb #0eeaba0a
 def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndarray:
-    "Return `zero_point` as an int64 array after a check of its type, shape and range."
+    "Return `zero_point` as a read-only int64 array after a check of its type, shape and range."
     zero_point = as_real_array(zero_point, "zero_point")
     if zero_point.dtype.kind not in "iu":
         raise TypeError(f"zero_point must be an integer, got {zero_point.dtype}")
@@ -224,9 +226,11 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
     outside = zero_point[(zero_point < qmin) | (zero_point > qmax)]
     if outside.size:
         raise ValueError(f"zero_point must lie in qmin..qmax = {qmin}..{qmax}, got {outside.flat[0]}")
-    return zero_point.astype(np.int64)
+    zero_point = zero_point.astype(np.int64)
+    zero_point.setflags(write=False)
+    return zero_point
 
-# %% ../nbs/02_steps.ipynb #c802419d
+# %% ../nbs/02_steps.ipynb #e8ea2f46
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
@@ -243,25 +247,17 @@ class QParams:
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)
-        scale = as_real_array(self.scale, "scale")
-        scale = _check_scale(scale.astype(np.result_type(scale.dtype, np.float32)))
+        scale = _check_scale(as_real_array(self.scale, "scale"))
         _check_place(self.axis, self.group_size, scale.shape)
         zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
-        for array in (scale, zero_point):
-            array.setflags(write=False)
         object.__setattr__(self, "scale", float(scale) if type(self.scale) in (int, float) else scale)
         object.__setattr__(self, "zero_point", zero_point if zero_point.ndim else int(zero_point))
 
     def __eq__(self, other):
-        if not isinstance(other, QParams):
-            return NotImplemented
-        pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(vars(self).values(), vars(other).values())]
-        return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+        same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
+        return isinstance(other, QParams) and all(map(same, vars(self).values(), vars(other).values()))
 
-    @property
-    def dtype(self) -> np.dtype:
-        "The smallest integer type that holds qmin..qmax."
-        return _check_codes(self.qmin, self.qmax)
+    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
 # %% ../nbs/02_steps.ipynb #3cfb5035
 def _blocks(shape: tuple, qparams: QParams) -> tuple:
@@ -303,14 +299,15 @@ def _quantize_rows(x, scale, zero_point, qmin, qmax, mode, noise, out):
                 out[o, c, i] = _quantize_one(x[o, c, i], scale[c], zero_point[c], qmin, qmax, mode, u)
     return nans
 
-# %% ../nbs/02_steps.ipynb #6dafa336
+# %% ../nbs/02_steps.ipynb #00901cc4
 def _channel_values(qparams: QParams, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     "Return scale (in `dtype`) and zero point (int64) as vectors with one value per channel."
     with np.errstate(over="ignore", under="ignore"):
-        scale = _check_scale(np.array(qparams.scale).astype(dtype).reshape(-1))
+        scale = np.asarray(qparams.scale).astype(dtype).reshape(-1)
+    _check_scale(scale)
     return scale, np.broadcast_to(qparams.zero_point, np.shape(qparams.scale)).astype(np.int64).reshape(-1)
 
-# %% ../nbs/02_steps.ipynb #cdefb76b
+# %% ../nbs/02_steps.ipynb #398d6638
 def quantize(
     x,  # real values of any shape, units of scale; infinities saturate, NaN is refused
     qparams: QParams,  # scale, zero point, range of the codes
@@ -331,7 +328,8 @@ def quantize(
     scale, zero_point = _channel_values(qparams, work)
     noise = _noise(mode, seed, blocks.shape)
     out = np.empty(blocks.shape, qparams.dtype)
-    _refuse_nan(x, _quantize_rows(blocks, scale, zero_point, qparams.qmin, qparams.qmax, mode, noise, out))
+    limits = int(qparams.qmin), int(qparams.qmax)
+    _refuse_nan(x, _quantize_rows(blocks, scale, zero_point, *limits, mode, noise, out))
     return out.reshape(x.shape)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
