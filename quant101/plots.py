@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_number_lines', 'plot_precision', 'plot_training',
-           'plot_sample_columns', 'plot_sample_values']
+           'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes', 'plot_half_step',
+           'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_sample_columns', 'plot_sample_values']
 
 # %% ../nbs/00_plots.ipynb #fc0ff953
 import sys
@@ -123,6 +124,178 @@ def plot_training(
     axes[1].set_ylim(-0.02, 1.02)
     axes[0].legend()
     return axes
+
+# %% ../nbs/00_plots.ipynb #4907bafe
+def plot_levels(
+    x,  # values, shape (n,), in the units of the levels
+    levels,  # allowed values, shape (m,)
+    rounded: dict,  # name of a rule -> one level per value, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw, one row a rule, from which value to which level each rule moves."
+    ax = new_ax(ax, height=0.8 + 0.7 * len(rounded))
+    for level in levels:
+        ax.axvline(level, color=COLORS["guide"], lw=1, zorder=0)
+    for row, picks in enumerate(rounded.values()):
+        for value, pick in zip(x, picks):
+            ax.annotate("", (pick, row), (value, row), arrowprops={"arrowstyle": "->", "color": COLORS["error"], "shrinkB": 5})
+        ax.scatter(picks, [row] * len(x), s=90, facecolors="none", edgecolors=COLORS["quantized"], linewidths=2)
+        ax.scatter(x, [row] * len(x), s=28, color=COLORS["original"])
+    ax.set(xlabel="scaled value", xticks=list(levels), ylim=(len(rounded) - 0.5, -0.5))
+    ax.set_yticks(range(len(rounded)), rounded)
+    ax.scatter([], [], color=COLORS["original"], s=28, label="value")
+    ax.scatter([], [], s=90, facecolors="none", edgecolors=COLORS["quantized"], linewidths=2, label="level it gets")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #499362bc
+def plot_staircases(
+    v,  # values, ascending, shape (n,), in steps
+    rounded: dict,  # name of a rule -> rounded values, shape (n,); at most eight rules
+) -> np.ndarray:
+    "Draw a panel for each rounding rule: value across, result up, dots where the value is a tie."
+    _, axes = plt.subplots(2, 4, figsize=(7, 4), sharex=True, sharey=True)
+    ties = np.mod(v, 1) == 0.5
+    for ax, (name, r) in zip(axes.flat, rounded.items()):
+        ax.plot(v, v, color=COLORS["guide"], lw=1)
+        ax.scatter(v[~ties], r[~ties], s=2, color=COLORS["quantized"], rasterized=True)
+        ax.scatter(v[ties], r[ties], s=22, color=COLORS["error"], zorder=3)
+        ax.set(title=name, xticks=[-2, 0, 2], yticks=[-2, 0, 2], aspect="equal")
+    for ax in axes.flat[len(rounded):]:
+        ax.axis("off")
+        ax.scatter([], [], s=22, color=COLORS["error"], label="tie")
+        ax.scatter([], [], s=6, color=COLORS["quantized"], label="any other value")
+        ax.plot([], [], color=COLORS["guide"], lw=1, label="no rounding")
+        ax.legend(loc="center")
+    axes[-1, 0].set(xlabel="value, steps", ylabel="rounded")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #532af1cd
+def plot_bias(
+    means: dict,  # name of the data -> {name of a rule: mean of rounded minus value, in steps}
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the mean error of each rounding rule as a bar, the data sets beside each other."
+    ax = new_ax(ax, height=3.2)
+    height = 0.8 / len(means)
+    for i, (label, mean) in enumerate(means.items()):
+        places = np.arange(len(mean)) + (i - (len(means) - 1) / 2) * height
+        fill = COLORS["error"] if i == 0 else "none"
+        ax.barh(places, list(mean.values()), height, facecolor=fill, edgecolor=COLORS["error"], label=label)
+    ax.axvline(0, color=COLORS["guide"], lw=1)
+    ax.set_yticks(range(len(mean)), mean)
+    ax.invert_yaxis()
+    ax.set(xlabel="mean of (rounded - value), steps")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #96555593
+def plot_counter(
+    exact,  # the sum without rounding after each addition, shape (n,)
+    totals: dict,  # name of a rule -> the rounded total after each addition, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw what a total becomes that is rounded after every addition."
+    ax = new_ax(ax)
+    ax.plot(exact, color=COLORS["original"], lw=2, label="exact sum")
+    for (name, total), style in zip(totals.items(), ("-", "--", ":")):
+        ax.plot(total, color=COLORS["quantized"], ls=style, label=name)
+    ax.set(xlabel="additions of 0.1", ylabel="total")
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #a91bc6b6
+def plot_scale_shapes(
+    x,  # values, shape (rows, columns)
+    group_size: int,  # values in a group along the last axis
+) -> np.ndarray:
+    "Draw a matrix three times, framing the parts that share a scale: the whole, the rows, the groups."
+    rows, columns = np.shape(x)
+    _, axes = plt.subplots(1, 3, figsize=(7, 1.9))
+    titles = ("per tensor", "per axis 0", f"per group of {group_size}")
+    for ax, title, (h, w) in zip(axes, titles, ((rows, columns), (1, columns), (1, group_size))):
+        ax.imshow(np.abs(x), cmap="Greys", vmin=0, vmax=2.5 * np.abs(x).max(), aspect="auto")
+        ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", lw=1)
+        ax.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+        corners = [(i, j) for i in range(0, rows, h) for j in range(0, columns, w)]
+        for k, (i, j) in enumerate(corners):
+            ax.add_patch(plt.Rectangle((j - 0.42, i - 0.42), w - 0.16, h - 0.16, fill=False, lw=2,
+                                       edgecolor=COLORS["quantized"]))
+            ax.text(j + w / 2 - 0.5, i + h / 2 - 0.5, f"$s_{{{k}}}$", ha="center", va="center", fontsize=11)
+        ax.spines[:].set_visible(False)
+        ax.set(title=f"{title}: {len(corners)} scale{'s' if len(corners) > 1 else ''}")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #193f54ba
+def plot_half_step(
+    x,  # original values, any shape
+    error,  # quantized minus original, the same shape
+    scale: float,  # the step
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the error of every value in steps, with the band of half a step around zero."
+    ax = new_ax(ax)
+    ax.axhspan(-0.5, 0.5, color=COLORS["guide"], alpha=0.2, lw=0, label="half a step")
+    ax.scatter(x, np.asarray(error) / scale, s=2, color=COLORS["error"], rasterized=True, label="error of one value")
+    ax.set(xlabel="original value", ylabel="error, steps")
+    ax.legend(loc="lower left", markerscale=4)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #444ae25e
+def plot_codes_and_errors(
+    codes: dict,  # name of a scheme -> integer codes, any shape
+    errors: dict,  # the same names -> quantized minus original, in units of x
+) -> np.ndarray:
+    "Draw for each scheme how often each code occurs, and below it the histogram of the error, on one scale."
+    _, axes = plt.subplots(2, len(codes), figsize=(7, 4), sharey="row", squeeze=False)
+    limit = 1.05 * max(np.abs(e).max() for e in errors.values())
+    for (top, bottom), (name, q), e in zip(axes.T, codes.items(), errors.values()):
+        codes_and_end = np.arange(int(q.min()), int(q.max()) + 2)
+        for ax, values, edges, color in ((top, q, codes_and_end - 0.5, COLORS["quantized"]),
+                                         (bottom, e, np.linspace(-limit, limit, 100), COLORS["error"])):
+            counts, _ = np.histogram(values, edges)
+            ax.stairs(counts / values.size, edges, fill=True, color=color)
+        top.set(title=name, xlabel="code", yscale="log")
+        top.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        bottom.set(xlabel="error, units of the weight")
+    axes[0, 0].set_ylabel("share of weights")
+    axes[1, 0].set_ylabel("share in each bin")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #5c8509b1
+def plot_sqnr_per_bit(
+    bits,  # numbers of bits, shape (n,)
+    measured,  # decibels at each of them
+    line,  # decibels that the rule of 6.02 dB a bit predicts
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the measured signal-to-noise ratio over the number of bits, with the line of 6.02 dB a bit."
+    ax = new_ax(ax)
+    ax.plot(bits, line, color=COLORS["guide"], label="6.02 dB a bit")
+    ax.plot(bits, measured, "o", color=COLORS["quantized"], label="measured on the weights")
+    ax.set(xlabel="bits", ylabel="SQNR, dB", xticks=bits)
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f405b575
+def plot_layers(
+    curves: dict,  # name -> decibels after layer 1, 2, ...
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the signal-to-noise ratio after each layer; dotted, how far it would fall if equal errors only added up."
+    ax = new_ax(ax, height=3.2)
+    markers = iter("osD^v")
+    for name, db in curves.items():
+        layer = np.arange(1, len(db) + 1)
+        ax.plot(layer, db[0] - 10 * np.log10(layer), ":", color=COLORS["guide"])
+        ax.plot(layer, db, color=COLORS["quantized"], marker=next(markers), markersize=4)
+        ax.annotate(name, (layer[-1], db[-1]), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.plot([], [], ":", color=COLORS["guide"], label="equal errors that only add up")
+    ax.set(xlabel="layer", ylabel="SQNR, dB", xticks=layer)
+    ax.legend(loc="upper right")
+    return ax
 
 # %% ../nbs/00_plots.ipynb #6a434b40
 def plot_sample_columns(
