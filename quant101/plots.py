@@ -91,7 +91,7 @@ def plot_number_lines(
         ax.spines["left"].set_visible(False)
     return axes[:, 0]
 
-# %% ../nbs/00_plots.ipynb #ac2d0819
+# %% ../nbs/00_plots.ipynb #71df2dcc
 def plot_precision(
     sizes,  # magnitudes of numbers, 1-d, > 0, increasing
     errors: dict,  # label: largest relative error at each size; NaN where there are no numbers
@@ -99,7 +99,7 @@ def plot_precision(
 ) -> plt.Axes:
     "Draw the largest relative rounding error over the size of the number, one line per format."
     ax = new_ax(ax, 3.2)
-    for (label, error), style in zip(errors.items(), ["-", "--", "-", "--", "-."]):
+    for (label, error), style in zip(errors.items(), ["-", "--", "-", "-."]):
         color = COLORS["original"] if label == "FP32" else COLORS["quantized"]
         ax.plot(sizes, error, style, color=color, linewidth=1.5)
         last = np.flatnonzero(np.isfinite(error))[-1]
