@@ -46,8 +46,12 @@ def imported_modules(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "quant101")
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "quant101":
-            yield from [node.module] if node.module != "quant101" else [f"quant101.{a.name}" for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, ["quant101" if node.level else None, node.module]))  # `.steps` is ours
+            if module == "quant101":
+                yield from (f"quant101.{a.name}" for a in node.names)
+            elif module.startswith("quant101."):
+                yield module
 
 
 def package_files(source):
@@ -72,7 +76,7 @@ def read_notebook(app, docname, source):
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
     files = [*package_files(python), ROOT / "constraints.txt"]
-    for file in files:
+    for file in [*files, Path(__file__)]:
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
