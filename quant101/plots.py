@@ -120,7 +120,7 @@ def plot_rows_on_levels(
     axes[-1].set_xlabel("value")
     return axes
 
-# %% ../nbs/00_plots.ipynb #b41af453
+# %% ../nbs/00_plots.ipynb #b72e569c
 def plot_column_peaks(
     peaks: np.ndarray,  # max |x| of each column
     threshold: float,  # from here on a column counts as an outlier, units of peaks
@@ -133,7 +133,7 @@ def plot_column_peaks(
     ax.annotate(f"threshold {threshold:g}", (-3, threshold), (0, 3), textcoords="offset points")
     for column in np.flatnonzero(peaks >= threshold):
         ax.annotate(f"{column}", (column, peaks[column]), (0, 2), textcoords="offset points", ha="center", fontsize=9)
-    ax.set(xlabel="column of x", ylabel="max |x|", xlim=(-4, peaks.size + 4))
+    ax.set(xlabel="column of x", ylabel="max |x|", xlim=(-4, peaks.size + 4), ylim=(0, None))
     return ax
 
 # %% ../nbs/00_plots.ipynb #65643597
@@ -156,7 +156,7 @@ def plot_threshold(
     axes[1].set_ylim(0)
     return axes
 
-# %% ../nbs/00_plots.ipynb #c56ca2e2
+# %% ../nbs/00_plots.ipynb #3cacd685
 def plot_split_or_clip(
     thresholds: np.ndarray,  # thresholds tried, units of x
     split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB
@@ -170,7 +170,7 @@ def plot_split_or_clip(
     ax.plot(thresholds, split, "o-", color=COLORS["quantized"], markersize=4)
     ax.plot(thresholds, clip, "s-", color=COLORS["error"], markersize=4)
     for text, y in (("outlier columns set aside", split[1]), ("neither", neither), ("values clipped", clip[1])):
-        ax.annotate(text, (thresholds[1], y), (4, 8), textcoords="offset points")
+        ax.annotate(text, (thresholds[1], y), (4, 10), textcoords="offset points")
     ax.set(xscale="log", xlabel="threshold", ylabel="SQNR of the layer's output (dB)", ylim=(0, None),
            xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
     ax.minorticks_off()

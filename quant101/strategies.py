@@ -94,15 +94,15 @@ def _code_range(bits, narrow) -> tuple[int, int]:
     qmax = 2 ** (bits - 1) - 1
     return (-qmax if narrow else -qmax - 1), qmax
 
-# %% ../nbs/03_strategies.ipynb #244d5173
+# %% ../nbs/03_strategies.ipynb #ea62806e
 def _scale_for(
     absmax: np.ndarray,  # largest magnitudes, float32 or float64, finite
     steps: float,  # how many steps lie between 0 and absmax
 ) -> np.ndarray:  # absmax / steps, rounded up where it is subnormal; 1 where absmax is 0
     "Return the scales with which `absmax` is `steps` steps away from zero."
-    with np.errstate(under="ignore"):
+    with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
         scale = absmax / absmax.dtype.type(steps)
-        short = (scale < np.finfo(scale.dtype).tiny) & (scale * scale.dtype.type(steps) < absmax)
+        short = (scale < np.finfo(scale.dtype).tiny) & (absmax / scale > steps)
         scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
     return np.where(absmax > 0, scale, scale.dtype.type(1))
 
@@ -212,7 +212,7 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
         raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams
 
-# %% ../nbs/03_strategies.ipynb #b398495f
+# %% ../nbs/03_strategies.ipynb #251395f6
 def split_matmul(
     split: OutlierSplit,  # the left matrix, shape (rows, columns)
     w,  # the right matrix, finite, shape (columns, outputs): the transpose of a weight whose rows are outputs
@@ -229,7 +229,7 @@ def split_matmul(
     worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
     accumulated = np.zeros((split.shape[0], w.shape[1]), np.int32 if worst < 2**31 else np.int64)
     _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
-    y = accumulated * np.multiply.outer(split.qparams.scale.astype(np.float64), w_qparams.scale)
+    y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
     y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
     with np.errstate(over="ignore"):
         return y.astype(np.result_type(split.outliers.dtype, w.dtype if w.dtype.kind == "f" else np.float64, np.float32))
