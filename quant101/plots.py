@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_number_lines', 'plot_precision', 'plot_training',
            'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes', 'plot_half_step',
-           'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_sample_columns', 'plot_sample_values']
+           'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_cost_curve', 'plot_cost_and_gain',
+           'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold', 'plot_split_or_clip',
+           'plot_sample_columns', 'plot_sample_values']
 
 # %% ../nbs/00_plots.ipynb #fc0ff953
 import sys
@@ -295,6 +297,130 @@ def plot_layers(
     ax.plot([], [], ":", color=COLORS["guide"], label="equal errors that only add up")
     ax.set(xlabel="layer", ylabel="SQNR, dB", xticks=layer)
     ax.legend(loc="upper right")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #a0f8f9e8
+def plot_cost_curve(
+    points: list,  # (bits stored per value, SQNR in dB) from the coarsest sharing to the finest
+    start: int,  # the point from which longer codes are drawn as an alternative
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw one curve of signal-to-noise ratio over stored bits, and 6.02 dB per bit beside it."
+    ax = new_ax(ax)
+    cost, gain = np.transpose(points)
+    line = np.array([cost[0], cost[-1] + 0.1])
+    ax.plot(line, gain[start] + 6.02 * (line - cost[start]), "--", color=COLORS["guide"], linewidth=1)
+    ax.plot(cost, gain, "o-", color=COLORS["quantized"], markersize=4)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #c1061ae6
+def plot_cost_and_gain(
+    curves: dict,  # bits of the codes to points, as in plot_cost_curve
+    names: list,  # what the points of a curve are called
+    detail: int,  # the bits whose curve the second panel shows larger
+    start: int = 1,  # the point from which longer codes are drawn as an alternative
+) -> np.ndarray:  # the two axes
+    "Draw the signal-to-noise ratio over the bits stored per value, all curves and one of them larger."
+    axes = plt.subplots(1, 2, figsize=(7, 3.4))[1]
+    for bits, points in curves.items():
+        plot_cost_curve(points, start, axes[0])
+        axes[0].annotate(f"{bits} bits", points[0], (6, -4), textcoords="offset points", fontsize=9)
+    plot_cost_curve(curves[detail], start, axes[1]).set_title(f"{detail}-bit codes")
+    for point, name in zip(curves[detail], names):
+        axes[1].annotate(name, point, (6, -10), textcoords="offset points", fontsize=9)
+    axes[0].set(title="all codes", ylabel="SQNR (dB)", ylim=(0, None))
+    axes[1].margins(y=0.1)
+    for ax in axes:
+        ax.set_xlabel("bits stored per weight")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #61b4712b
+def plot_row_on_levels(
+    x: np.ndarray,  # original values of one row
+    y: np.ndarray,  # what became of them
+    scale: float,  # distance of two levels, units of x
+    limits: tuple,  # the part of the line that is drawn, units of x
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the levels as a ruler, the values above it and the levels they went to on it."
+    ax = new_ax(ax, 1.4)
+    levels = np.arange(np.ceil(limits[0] / scale), np.floor(limits[1] / scale) + 1) * scale
+    ax.vlines(levels, -0.12, 0.12, color=COLORS["guide"], linewidth=1)
+    for a, b in zip(x, y):
+        ax.annotate("", (b, 0.1), (a, 1), arrowprops={"arrowstyle": "->", "color": COLORS["error"]})
+    ax.plot(x, np.ones_like(x), "o", color=COLORS["original"])
+    ax.plot(y, np.zeros_like(y), "D", color=COLORS["quantized"], markersize=5)
+    ax.set(xlim=limits, ylim=(-0.4, 1.4), yticks=[0, 1], yticklabels=["levels", "values"])
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #360ad2cd
+def plot_rows_on_levels(
+    rows: list,  # (title, x, y, scale) of each row, as in plot_row_on_levels
+    limits: tuple,  # the part of the line that is drawn, units of x
+) -> np.ndarray:  # the axes, one per row
+    "Draw several rows on their levels, one below the other, on one line of numbers."
+    axes = plt.subplots(len(rows), 1, figsize=(7, 1.5 * len(rows)), sharex=True)[1]
+    for ax, (title, x, y, scale) in zip(axes, rows):
+        plot_row_on_levels(x, y, scale, limits, ax).set_title(title)
+    axes[-1].set_xlabel("value")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #b72e569c
+def plot_column_peaks(
+    peaks: np.ndarray,  # max |x| of each column
+    threshold: float,  # from here on a column counts as an outlier, units of peaks
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the largest magnitude of every column and name the columns at or over the threshold."
+    ax = new_ax(ax)
+    ax.vlines(np.arange(peaks.size), 0, peaks, color=COLORS["original"], linewidth=1)
+    ax.axhline(threshold, color=COLORS["guide"], linestyle="--", linewidth=1)
+    ax.annotate(f"threshold {threshold:g}", (-3, threshold), (0, 3), textcoords="offset points")
+    for column in np.flatnonzero(peaks >= threshold):
+        ax.annotate(f"{column}", (column, peaks[column]), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    ax.set(xlabel="column of x", ylabel="max |x|", xlim=(-4, peaks.size + 4), ylim=(0, None))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #65643597
+def plot_threshold(
+    thresholds: np.ndarray,  # thresholds tried, units of x
+    sqnr: np.ndarray,  # what each gives, dB
+    nbytes: np.ndarray,  # bytes stored, as a share of float32
+    columns: np.ndarray,  # columns kept in full precision
+    mark: float,  # the threshold to point at, one of thresholds
+) -> np.ndarray:  # the two axes
+    "Draw quality and size over the threshold from which a column is kept in full precision."
+    axes = plt.subplots(1, 2, figsize=(7, 2.8))[1]
+    at = list(thresholds).index(mark)
+    for ax, values, label in zip(axes, (sqnr, nbytes), ("SQNR (dB)", "bytes, as a share of float32")):
+        ax.plot(thresholds, values, "o-", color=COLORS["quantized"], markersize=4)
+        ax.axvline(mark, color=COLORS["guide"], linestyle="--", linewidth=1)
+        ax.set(xscale="log", xlabel="threshold", ylabel=label, xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
+        ax.minorticks_off()
+    axes[0].annotate(f"{mark:g}: {columns[at]} columns", (mark, sqnr[at]), (8, 6), textcoords="offset points")
+    axes[1].set_ylim(0)
+    return axes
+
+# %% ../nbs/00_plots.ipynb #3cacd685
+def plot_split_or_clip(
+    thresholds: np.ndarray,  # thresholds tried, units of x
+    split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB
+    clip: np.ndarray,  # SQNR of the output with values clipped to the threshold, dB
+    neither: float,  # SQNR of the output with neither, dB
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the output's signal-to-noise ratio over the threshold for splitting and for clipping."
+    ax = new_ax(ax, 3)
+    ax.axhline(neither, color=COLORS["guide"], linestyle="--", linewidth=1)
+    ax.plot(thresholds, split, "o-", color=COLORS["quantized"], markersize=4)
+    ax.plot(thresholds, clip, "s-", color=COLORS["error"], markersize=4)
+    for text, y in (("outlier columns set aside", split[1]), ("neither", neither), ("values clipped", clip[1])):
+        ax.annotate(text, (thresholds[1], y), (4, 10), textcoords="offset points")
+    ax.set(xscale="log", xlabel="threshold", ylabel="SQNR of the layer's output (dB)", ylim=(0, None),
+           xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
+    ax.minorticks_off()
     return ax
 
 # %% ../nbs/00_plots.ipynb #6a434b40
