@@ -72,4 +72,12 @@ d = { 'settings': { 'branch': 'main',
                                 'quant101.steps.quantize': ('steps.html#quantize', 'quant101/steps.py'),
                                 'quant101.steps.rescale': ('steps.html#rescale', 'quant101/steps.py'),
                                 'quant101.steps.round_to_levels': ('steps.html#round_to_levels', 'quant101/steps.py'),
-                                'quant101.steps.sqnr_db': ('steps.html#sqnr_db', 'quant101/steps.py')}}}
+                                'quant101.steps.sqnr_db': ('steps.html#sqnr_db', 'quant101/steps.py')},
+            'quant101.symmetry': { 'quant101.symmetry._check_bool': ('symmetry.html#_check_bool', 'quant101/symmetry.py'),
+                                   'quant101.symmetry._check_ends': ('symmetry.html#_check_ends', 'quant101/symmetry.py'),
+                                   'quant101.symmetry._code_range': ('symmetry.html#_code_range', 'quant101/symmetry.py'),
+                                   'quant101.symmetry._keep': ('symmetry.html#_keep', 'quant101/symmetry.py'),
+                                   'quant101.symmetry._kept_type': ('symmetry.html#_kept_type', 'quant101/symmetry.py'),
+                                   'quant101.symmetry._step': ('symmetry.html#_step', 'quant101/symmetry.py'),
+                                   'quant101.symmetry.asymmetric_qparams': ('symmetry.html#asymmetric_qparams', 'quant101/symmetry.py'),
+                                   'quant101.symmetry.symmetric_qparams': ('symmetry.html#symmetric_qparams', 'quant101/symmetry.py')}}}
