@@ -7,7 +7,8 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_num
            'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes', 'plot_half_step',
            'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_cost_curve', 'plot_cost_and_gain',
            'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold', 'plot_split_or_clip',
-           'plot_sample_columns', 'plot_sample_values']
+           'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns',
+           'plot_sample_values']
 
 # %% ../nbs/00_plots.ipynb #fc0ff953
 import sys
@@ -421,6 +422,118 @@ def plot_split_or_clip(
     ax.set(xscale="log", xlabel="threshold", ylabel="SQNR of the layer's output (dB)", ylim=(0, None),
            xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
     ax.minorticks_off()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f09433d0
+def plot_code_use(
+    q,  # integer codes, any shape
+    qmin: int,  # smallest code there is
+    qmax: int,  # largest code there is
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw how many values got each code, and shade the codes below and above all of them."
+    ax = new_ax(ax)
+    codes, counts = np.unique(np.asarray(q, np.int64), return_counts=True)
+    ax.bar(codes, counts, width=1, color=COLORS["quantized"])
+    for left, right in ((qmin, codes[0]), (codes[-1] + 1, qmax + 1)):
+        if right > left:
+            ax.axvspan(left - 0.5, right - 0.5, color=COLORS["guide"], alpha=0.18, linewidth=0)
+            ax.text((left + right) / 2, 0.5, f"{right - left} codes\nnever used", ha="center", va="center",
+                    transform=ax.get_xaxis_transform())
+    ax.set(yscale="log", xlim=(qmin - 1, qmax + 1), xlabel="code", ylabel="values")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #fa8368b9
+def plot_rulers(
+    x,  # a few real values, drawn as points above the rulers
+    rulers: dict,  # name of a ruler: (codes, the real values they stand for)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw several grids of integer codes under the values that they have to cover."
+    ax = new_ax(ax, 0.8 + 0.65 * len(rulers))
+    ax.axvline(0, color=COLORS["guide"], linewidth=0.8, linestyle=":")
+    ax.plot(x, np.zeros(len(x)), "o", color=COLORS["original"])
+    for row, (codes, values) in enumerate(rulers.values(), start=1):
+        ax.plot(values, np.full(len(values), -row), "|-", color=COLORS["quantized"], markersize=10, linewidth=0.8)
+        for code, value in zip(codes, values):
+            ax.text(value, -row - 0.25, str(code), ha="center", va="top", fontsize=8)
+    ax.set(ylim=(-len(rulers) - 0.7, 0.4), xlabel="real value")
+    ax.set_yticks(-np.arange(len(rulers) + 1), ["values", *rulers])
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #6283fc1d
+def plot_means(
+    bits,  # widths of the codes, shape (n,)
+    original: float,  # the mean of the original values
+    means: dict,  # name of a grid: the mean of the quantized values at each width, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the mean of quantized values over the bits of their codes, beside the mean of the original."
+    ax = new_ax(ax)
+    ax.axhline(original, color=COLORS["original"], linewidth=1)
+    ax.text(max(bits), original, "original", color=COLORS["original"], ha="right", va="bottom", fontsize=9)
+    for (name, mean), style in zip(means.items(), ("o-", "s--")):
+        ax.plot(bits, mean, style, color=COLORS["quantized"], markersize=5, label=name)
+    ax.set(xticks=bits, xlabel="bits of a code", ylabel="mean of the values", ylim=(0, None))
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #7d8c810a
+def plot_sums(
+    sums: dict,  # name: whole numbers, any shape
+    limits: tuple,  # the smallest and the largest number that the register holds
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the distribution of integer sums against the range of the register that takes them."
+    ax = new_ax(ax)
+    bins = np.linspace(2 * limits[0], 2 * limits[1], 201)
+    for (name, values), style in zip(sums.items(), ("-", "--")):
+        counts = np.histogram(values, bins)[0]
+        ax.stairs(counts, bins, color=COLORS["quantized"], linestyle=style, label=name)
+    for left, right in ((bins[0], limits[0]), (limits[1], bins[-1])):
+        ax.axvspan(left, right, color=COLORS["error"], alpha=0.15, linewidth=0)
+        ax.text((left + right) / 2, 0.9, "saturates", color=COLORS["error"], ha="center", va="top",
+                transform=ax.get_xaxis_transform())
+    ax.set(yscale="log", xlim=bins[[0, -1]], xlabel="sum of two products", ylabel="sums", ylim=(0.7, None))
+    ax.legend(loc="lower center")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #4f9df965
+def plot_terms(
+    names,  # what the terms are called
+    terms,  # their values, signs included
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw terms as steps from 0 to their sum, and the sum as the last bar."
+    ax = new_ax(ax, 0.9 + 0.35 * len(terms))
+    starts = np.cumsum([0, *terms])
+    rows = -np.arange(len(terms) + 1)
+    ax.barh(rows[:-1], terms, left=starts[:-1], color=COLORS["guide"], alpha=0.6, height=0.6)
+    ax.barh(rows[-1], starts[-1], color=COLORS["quantized"], height=0.6)
+    ax.axvline(0, color=COLORS["guide"], linewidth=0.8)
+    ax.set_yticks(rows, [*names, "sum"])
+    for row, value in zip(rows, [*terms, starts[-1]]):
+        ax.text(1.01, row, f"{value:+,d}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f3a38f7c
+def plot_gain(
+    share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
+    gain,  # dB that the asymmetric codes gain on it
+    names,  # what the tensors are called
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw measured gains over the share of the symmetric range that the data fill, and the gain of the shorter step."
+    ax = new_ax(ax, 3.4)
+    line = np.linspace(0.5, 1, 101)
+    ax.plot(line, -20 * np.log10(line), color=COLORS["guide"], linewidth=1, label="gain of the shorter step alone")
+    ax.plot(share, gain, "o", color=COLORS["quantized"])
+    for i, (x, y, name) in enumerate(zip(share, gain, names)):
+        ax.annotate(name, (x, y), (7, 3 if i % 2 else -4), textcoords="offset points", va="center", fontsize=9)
+    ax.set(xlim=(0.48, 1.1), ylim=(0, None), xlabel="share of the symmetric range that the data fill", ylabel="gain (dB)")
+    ax.legend()
     return ax
 
 # %% ../nbs/00_plots.ipynb #6a434b40
