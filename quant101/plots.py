@@ -62,7 +62,7 @@ def plot_bits(
     exponent_bits,  # width of the exponent field of each row
     mantissa_bits,  # width of the mantissa field of each row
     labels,  # text at the left of each row
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the bits of floating-point codes: sign, exponent and mantissa."
     ax = new_ax(ax, 0.45 + 0.35 * len(labels))
@@ -98,7 +98,7 @@ def plot_number_lines(
 def plot_precision(
     sizes,  # magnitudes of numbers, 1-d, > 0, increasing
     errors: dict,  # label: largest relative error at each size; NaN where there are no numbers
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the largest relative rounding error over the size of the number, one line per format."
     ax = new_ax(ax, 3.2)
@@ -133,7 +133,7 @@ def plot_levels(
     x,  # values, shape (n,), in the units of the levels
     levels,  # allowed values, shape (m,)
     rounded: dict,  # name of a rule -> one level per value, shape (n,)
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw, one row a rule, from which value to which level each rule moves."
     ax = new_ax(ax, height=0.8 + 0.7 * len(rounded))
@@ -176,7 +176,7 @@ def plot_staircases(
 # %% ../nbs/00_plots.ipynb #532af1cd
 def plot_bias(
     means: dict,  # name of the data -> {name of a rule: mean of rounded minus value, in steps}
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the mean error of each rounding rule as a bar, the data sets beside each other."
     ax = new_ax(ax, height=3.2)
@@ -196,7 +196,7 @@ def plot_bias(
 def plot_counter(
     exact,  # the sum without rounding after each addition, shape (n,)
     totals: dict,  # name of a rule -> the rounded total after each addition, shape (n,)
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw what a total becomes that is rounded after every addition."
     ax = new_ax(ax)
@@ -236,7 +236,7 @@ def plot_half_step(
     x,  # original values, any shape
     error,  # quantized minus original, the same shape
     scale: float,  # the step
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the error of every value in steps, with the band of half a step around zero."
     ax = new_ax(ax)
@@ -272,7 +272,7 @@ def plot_sqnr_per_bit(
     bits,  # numbers of bits, shape (n,)
     measured,  # decibels at each of them
     line,  # decibels that the rule of 6.02 dB a bit predicts
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the measured signal-to-noise ratio over the number of bits, with the line of 6.02 dB a bit."
     ax = new_ax(ax)
@@ -285,7 +285,7 @@ def plot_sqnr_per_bit(
 # %% ../nbs/00_plots.ipynb #f405b575
 def plot_layers(
     curves: dict,  # name -> decibels after layer 1, 2, ...
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the signal-to-noise ratio after each layer; dotted, how far it would fall if equal errors only added up."
     ax = new_ax(ax, height=3.2)
@@ -304,7 +304,7 @@ def plot_layers(
 def plot_cost_curve(
     points: list,  # (bits stored per value, SQNR in dB) from the coarsest sharing to the finest
     start: int,  # the point from which longer codes are drawn as an alternative
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw one curve of signal-to-noise ratio over stored bits, and 6.02 dB per bit beside it."
     ax = new_ax(ax)
@@ -341,7 +341,7 @@ def plot_row_on_levels(
     y: np.ndarray,  # what became of them
     scale: float,  # distance of two levels, units of x
     limits: tuple,  # the part of the line that is drawn, units of x
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the levels as a ruler, the values above it and the levels they went to on it."
     ax = new_ax(ax, 1.4)
@@ -372,7 +372,7 @@ def plot_rows_on_levels(
 def plot_column_peaks(
     peaks: np.ndarray,  # max |x| of each column
     threshold: float,  # from here on a column counts as an outlier, units of peaks
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the largest magnitude of every column and name the columns at or over the threshold."
     ax = new_ax(ax)
@@ -410,7 +410,7 @@ def plot_split_or_clip(
     split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB
     clip: np.ndarray,  # SQNR of the output with values clipped to the threshold, dB
     neither: float,  # SQNR of the output with neither, dB
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the output's signal-to-noise ratio over the threshold for splitting and for clipping."
     ax = new_ax(ax, 3)
@@ -429,7 +429,7 @@ def plot_code_use(
     q,  # integer codes, any shape
     qmin: int,  # smallest code there is
     qmax: int,  # largest code there is
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw how many values got each code, and shade the codes below and above all of them."
     ax = new_ax(ax)
@@ -447,7 +447,7 @@ def plot_code_use(
 def plot_rulers(
     x,  # a few real values, drawn as points above the rulers
     rulers: dict,  # name of a ruler: (codes, the real values they stand for)
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw several grids of integer codes under the values that they have to cover."
     ax = new_ax(ax, 0.8 + 0.65 * len(rulers))
@@ -468,7 +468,7 @@ def plot_means(
     bits,  # widths of the codes, shape (n,)
     original: float,  # the mean of the original values
     means: dict,  # name of a grid: the mean of the quantized values at each width, shape (n,)
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the mean of quantized values over the bits of their codes, beside the mean of the original."
     ax = new_ax(ax)
@@ -484,7 +484,7 @@ def plot_means(
 def plot_sums(
     sums: dict,  # name: whole numbers, any shape
     limits: tuple,  # the smallest and the largest number that the register holds
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the distribution of integer sums against the range of the register that takes them."
     ax = new_ax(ax)
@@ -504,7 +504,7 @@ def plot_sums(
 def plot_terms(
     names,  # what the terms are called
     terms,  # their values, signs included
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw terms as steps from 0 to their sum, and the sum as the last bar."
     ax = new_ax(ax, 0.9 + 0.35 * len(terms))
@@ -523,7 +523,7 @@ def plot_gain(
     share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
     gain,  # dB that the asymmetric codes gain on it
     names,  # what the tensors are called
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw measured gains over the share of the symmetric range that the data fill, and the gain of the shorter step."
     ax = new_ax(ax, 3.4)
