@@ -4,7 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_number_line', 'plot_number_lines', 'plot_precision',
-           'plot_training']
+           'plot_training', 'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes',
+           'plot_half_step', 'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_cost_curve',
+           'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold',
+           'plot_split_or_clip', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain',
+           'plot_sample_columns', 'plot_sample_values']
 
 # %% ../nbs/00_plots.ipynb #fc0ff953
 import sys
@@ -136,4 +140,442 @@ def plot_training(
         ax.set(title=title, xlabel="epoch", ylim=(0, None))
     axes[1].set_ylim(-0.02, 1.02)
     axes[0].legend()
+    return axes
+
+# %% ../nbs/00_plots.ipynb #4907bafe
+def plot_levels(
+    x,  # values, shape (n,), in the units of the levels
+    levels,  # allowed values, shape (m,)
+    rounded: dict,  # name of a rule -> one level per value, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw, one row a rule, from which value to which level each rule moves."
+    ax = new_ax(ax, height=0.8 + 0.7 * len(rounded))
+    for level in levels:
+        ax.axvline(level, color=COLORS["guide"], lw=1, zorder=0)
+    for row, picks in enumerate(rounded.values()):
+        for value, pick in zip(x, picks):
+            ax.annotate("", (pick, row), (value, row), arrowprops={"arrowstyle": "->", "color": COLORS["error"], "shrinkB": 5})
+        ax.scatter(picks, [row] * len(x), s=90, facecolors="none", edgecolors=COLORS["quantized"], linewidths=2)
+        ax.scatter(x, [row] * len(x), s=28, color=COLORS["original"])
+    ax.set(xlabel="scaled value", xticks=list(levels), ylim=(len(rounded) - 0.5, -0.5))
+    ax.set_yticks(range(len(rounded)), rounded)
+    ax.scatter([], [], color=COLORS["original"], s=28, label="value")
+    ax.scatter([], [], s=90, facecolors="none", edgecolors=COLORS["quantized"], linewidths=2, label="level it gets")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #499362bc
+def plot_staircases(
+    v,  # values, ascending, shape (n,), in steps
+    rounded: dict,  # name of a rule -> rounded values, shape (n,); at most eight rules
+) -> np.ndarray:
+    "Draw a panel for each rounding rule: value across, result up, dots where the value is a tie."
+    _, axes = plt.subplots(2, 4, figsize=(7, 4), sharex=True, sharey=True)
+    ties = np.mod(v, 1) == 0.5
+    for ax, (name, r) in zip(axes.flat, rounded.items()):
+        ax.plot(v, v, color=COLORS["guide"], lw=1)
+        ax.scatter(v[~ties], r[~ties], s=2, color=COLORS["quantized"], rasterized=True)
+        ax.scatter(v[ties], r[ties], s=22, color=COLORS["error"], zorder=3)
+        ax.set(title=name, xticks=[-2, 0, 2], yticks=[-2, 0, 2], aspect="equal")
+    for ax in axes.flat[len(rounded):]:
+        ax.axis("off")
+        ax.scatter([], [], s=22, color=COLORS["error"], label="tie")
+        ax.scatter([], [], s=6, color=COLORS["quantized"], label="any other value")
+        ax.plot([], [], color=COLORS["guide"], lw=1, label="no rounding")
+        ax.legend(loc="center")
+    axes[-1, 0].set(xlabel="value, steps", ylabel="rounded")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #532af1cd
+def plot_bias(
+    means: dict,  # name of the data -> {name of a rule: mean of rounded minus value, in steps}
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the mean error of each rounding rule as a bar, the data sets beside each other."
+    ax = new_ax(ax, height=3.2)
+    height = 0.8 / len(means)
+    for i, (label, mean) in enumerate(means.items()):
+        places = np.arange(len(mean)) + (i - (len(means) - 1) / 2) * height
+        fill = COLORS["error"] if i == 0 else "none"
+        ax.barh(places, list(mean.values()), height, facecolor=fill, edgecolor=COLORS["error"], label=label)
+    ax.axvline(0, color=COLORS["guide"], lw=1)
+    ax.set_yticks(range(len(mean)), mean)
+    ax.invert_yaxis()
+    ax.set(xlabel="mean of (rounded - value), steps")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #96555593
+def plot_counter(
+    exact,  # the sum without rounding after each addition, shape (n,)
+    totals: dict,  # name of a rule -> the rounded total after each addition, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw what a total becomes that is rounded after every addition."
+    ax = new_ax(ax)
+    ax.plot(exact, color=COLORS["original"], lw=2, label="exact sum")
+    for (name, total), style in zip(totals.items(), ("-", "--", ":")):
+        ax.plot(total, color=COLORS["quantized"], ls=style, label=name)
+    ax.set(xlabel="additions of 0.1", ylabel="total")
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #a91bc6b6
+def plot_scale_shapes(
+    x,  # values, shape (rows, columns)
+    group_size: int,  # values in a group along the last axis
+) -> np.ndarray:
+    "Draw a matrix three times, framing the parts that share a scale: the whole, the rows, the groups."
+    rows, columns = np.shape(x)
+    _, axes = plt.subplots(1, 3, figsize=(7, 1.9))
+    titles = ("per tensor", "per axis 0", f"per group of {group_size}")
+    for ax, title, (h, w) in zip(axes, titles, ((rows, columns), (1, columns), (1, group_size))):
+        ax.imshow(np.abs(x), cmap="Greys", vmin=0, vmax=2.5 * np.abs(x).max(), aspect="auto")
+        ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", lw=1)
+        ax.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+        corners = [(i, j) for i in range(0, rows, h) for j in range(0, columns, w)]
+        for k, (i, j) in enumerate(corners):
+            ax.add_patch(plt.Rectangle((j - 0.42, i - 0.42), w - 0.16, h - 0.16, fill=False, lw=2,
+                                       edgecolor=COLORS["quantized"]))
+            ax.text(j + w / 2 - 0.5, i + h / 2 - 0.5, f"$s_{{{k}}}$", ha="center", va="center", fontsize=11)
+        ax.spines[:].set_visible(False)
+        ax.set(title=f"{title}: {len(corners)} scale{'s' if len(corners) > 1 else ''}")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #193f54ba
+def plot_half_step(
+    x,  # original values, any shape
+    error,  # quantized minus original, the same shape
+    scale: float,  # the step
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the error of every value in steps, with the band of half a step around zero."
+    ax = new_ax(ax)
+    ax.axhspan(-0.5, 0.5, color=COLORS["guide"], alpha=0.2, lw=0, label="half a step")
+    ax.scatter(x, np.asarray(error) / scale, s=2, color=COLORS["error"], rasterized=True, label="error of one value")
+    ax.set(xlabel="original value", ylabel="error, steps")
+    ax.legend(loc="lower left", markerscale=4)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #444ae25e
+def plot_codes_and_errors(
+    codes: dict,  # name of a scheme -> integer codes, any shape
+    errors: dict,  # the same names -> quantized minus original, in units of x
+) -> np.ndarray:
+    "Draw for each scheme how often each code occurs, and below it the histogram of the error, on one scale."
+    _, axes = plt.subplots(2, len(codes), figsize=(7, 4), sharey="row", squeeze=False)
+    limit = 1.05 * max(np.abs(e).max() for e in errors.values())
+    for (top, bottom), (name, q), e in zip(axes.T, codes.items(), errors.values()):
+        codes_and_end = np.arange(int(q.min()), int(q.max()) + 2)
+        for ax, values, edges, color in ((top, q, codes_and_end - 0.5, COLORS["quantized"]),
+                                         (bottom, e, np.linspace(-limit, limit, 100), COLORS["error"])):
+            counts, _ = np.histogram(values, edges)
+            ax.stairs(counts / values.size, edges, fill=True, color=color)
+        top.set(title=name, xlabel="code", yscale="log")
+        top.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        bottom.set(xlabel="error, units of the weight")
+    axes[0, 0].set_ylabel("share of weights")
+    axes[1, 0].set_ylabel("share in each bin")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #5c8509b1
+def plot_sqnr_per_bit(
+    bits,  # numbers of bits, shape (n,)
+    measured,  # decibels at each of them
+    line,  # decibels that the rule of 6.02 dB a bit predicts
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the measured signal-to-noise ratio over the number of bits, with the line of 6.02 dB a bit."
+    ax = new_ax(ax)
+    ax.plot(bits, line, color=COLORS["guide"], label="6.02 dB a bit")
+    ax.plot(bits, measured, "o", color=COLORS["quantized"], label="measured on the weights")
+    ax.set(xlabel="bits", ylabel="SQNR, dB", xticks=bits)
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f405b575
+def plot_layers(
+    curves: dict,  # name -> decibels after layer 1, 2, ...
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the signal-to-noise ratio after each layer; dotted, how far it would fall if equal errors only added up."
+    ax = new_ax(ax, height=3.2)
+    markers = iter("osD^v")
+    for name, db in curves.items():
+        layer = np.arange(1, len(db) + 1)
+        ax.plot(layer, db[0] - 10 * np.log10(layer), ":", color=COLORS["guide"])
+        ax.plot(layer, db, color=COLORS["quantized"], marker=next(markers), markersize=4)
+        ax.annotate(name, (layer[-1], db[-1]), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.plot([], [], ":", color=COLORS["guide"], label="equal errors that only add up")
+    ax.set(xlabel="layer", ylabel="SQNR, dB", xticks=layer)
+    ax.legend(loc="upper right")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #a0f8f9e8
+def plot_cost_curve(
+    points: list,  # (bits stored per value, SQNR in dB) from the coarsest sharing to the finest
+    start: int,  # the point from which longer codes are drawn as an alternative
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw one curve of signal-to-noise ratio over stored bits, and 6.02 dB per bit beside it."
+    ax = new_ax(ax)
+    cost, gain = np.transpose(points)
+    line = np.array([cost[0], cost[-1] + 0.1])
+    ax.plot(line, gain[start] + 6.02 * (line - cost[start]), "--", color=COLORS["guide"], linewidth=1)
+    ax.plot(cost, gain, "o-", color=COLORS["quantized"], markersize=4)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #c1061ae6
+def plot_cost_and_gain(
+    curves: dict,  # bits of the codes to points, as in plot_cost_curve
+    names: list,  # what the points of a curve are called
+    detail: int,  # the bits whose curve the second panel shows larger
+    start: int = 1,  # the point from which longer codes are drawn as an alternative
+) -> np.ndarray:  # the two axes
+    "Draw the signal-to-noise ratio over the bits stored per value, all curves and one of them larger."
+    axes = plt.subplots(1, 2, figsize=(7, 3.4))[1]
+    for bits, points in curves.items():
+        plot_cost_curve(points, start, axes[0])
+        axes[0].annotate(f"{bits} bits", points[0], (6, -4), textcoords="offset points", fontsize=9)
+    plot_cost_curve(curves[detail], start, axes[1]).set_title(f"{detail}-bit codes")
+    for point, name in zip(curves[detail], names):
+        axes[1].annotate(name, point, (6, -10), textcoords="offset points", fontsize=9)
+    axes[0].set(title="all codes", ylabel="SQNR (dB)", ylim=(0, None))
+    axes[1].margins(y=0.1)
+    for ax in axes:
+        ax.set_xlabel("bits stored per weight")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #61b4712b
+def plot_row_on_levels(
+    x: np.ndarray,  # original values of one row
+    y: np.ndarray,  # what became of them
+    scale: float,  # distance of two levels, units of x
+    limits: tuple,  # the part of the line that is drawn, units of x
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the levels as a ruler, the values above it and the levels they went to on it."
+    ax = new_ax(ax, 1.4)
+    levels = np.arange(np.ceil(limits[0] / scale), np.floor(limits[1] / scale) + 1) * scale
+    ax.vlines(levels, -0.12, 0.12, color=COLORS["guide"], linewidth=1)
+    for a, b in zip(x, y):
+        ax.annotate("", (b, 0.1), (a, 1), arrowprops={"arrowstyle": "->", "color": COLORS["error"]})
+    ax.plot(x, np.ones_like(x), "o", color=COLORS["original"])
+    ax.plot(y, np.zeros_like(y), "D", color=COLORS["quantized"], markersize=5)
+    ax.set(xlim=limits, ylim=(-0.4, 1.4), yticks=[0, 1], yticklabels=["levels", "values"])
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #360ad2cd
+def plot_rows_on_levels(
+    rows: list,  # (title, x, y, scale) of each row, as in plot_row_on_levels
+    limits: tuple,  # the part of the line that is drawn, units of x
+) -> np.ndarray:  # the axes, one per row
+    "Draw several rows on their levels, one below the other, on one line of numbers."
+    axes = plt.subplots(len(rows), 1, figsize=(7, 1.5 * len(rows)), sharex=True)[1]
+    for ax, (title, x, y, scale) in zip(axes, rows):
+        plot_row_on_levels(x, y, scale, limits, ax).set_title(title)
+    axes[-1].set_xlabel("value")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #b72e569c
+def plot_column_peaks(
+    peaks: np.ndarray,  # max |x| of each column
+    threshold: float,  # from here on a column counts as an outlier, units of peaks
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the largest magnitude of every column and name the columns at or over the threshold."
+    ax = new_ax(ax)
+    ax.vlines(np.arange(peaks.size), 0, peaks, color=COLORS["original"], linewidth=1)
+    ax.axhline(threshold, color=COLORS["guide"], linestyle="--", linewidth=1)
+    ax.annotate(f"threshold {threshold:g}", (-3, threshold), (0, 3), textcoords="offset points")
+    for column in np.flatnonzero(peaks >= threshold):
+        ax.annotate(f"{column}", (column, peaks[column]), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    ax.set(xlabel="column of x", ylabel="max |x|", xlim=(-4, peaks.size + 4), ylim=(0, None))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #65643597
+def plot_threshold(
+    thresholds: np.ndarray,  # thresholds tried, units of x
+    sqnr: np.ndarray,  # what each gives, dB
+    nbytes: np.ndarray,  # bytes stored, as a share of float32
+    columns: np.ndarray,  # columns kept in full precision
+    mark: float,  # the threshold to point at, one of thresholds
+) -> np.ndarray:  # the two axes
+    "Draw quality and size over the threshold from which a column is kept in full precision."
+    axes = plt.subplots(1, 2, figsize=(7, 2.8))[1]
+    at = list(thresholds).index(mark)
+    for ax, values, label in zip(axes, (sqnr, nbytes), ("SQNR (dB)", "bytes, as a share of float32")):
+        ax.plot(thresholds, values, "o-", color=COLORS["quantized"], markersize=4)
+        ax.axvline(mark, color=COLORS["guide"], linestyle="--", linewidth=1)
+        ax.set(xscale="log", xlabel="threshold", ylabel=label, xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
+        ax.minorticks_off()
+    axes[0].annotate(f"{mark:g}: {columns[at]} columns", (mark, sqnr[at]), (8, 6), textcoords="offset points")
+    axes[1].set_ylim(0)
+    return axes
+
+# %% ../nbs/00_plots.ipynb #3cacd685
+def plot_split_or_clip(
+    thresholds: np.ndarray,  # thresholds tried, units of x
+    split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB
+    clip: np.ndarray,  # SQNR of the output with values clipped to the threshold, dB
+    neither: float,  # SQNR of the output with neither, dB
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the output's signal-to-noise ratio over the threshold for splitting and for clipping."
+    ax = new_ax(ax, 3)
+    ax.axhline(neither, color=COLORS["guide"], linestyle="--", linewidth=1)
+    ax.plot(thresholds, split, "o-", color=COLORS["quantized"], markersize=4)
+    ax.plot(thresholds, clip, "s-", color=COLORS["error"], markersize=4)
+    for text, y in (("outlier columns set aside", split[1]), ("neither", neither), ("values clipped", clip[1])):
+        ax.annotate(text, (thresholds[1], y), (4, 10), textcoords="offset points")
+    ax.set(xscale="log", xlabel="threshold", ylabel="SQNR of the layer's output (dB)", ylim=(0, None),
+           xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
+    ax.minorticks_off()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f09433d0
+def plot_code_use(
+    q,  # integer codes, any shape
+    qmin: int,  # smallest code there is
+    qmax: int,  # largest code there is
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw how many values got each code, and shade the codes below and above all of them."
+    ax = new_ax(ax)
+    codes, counts = np.unique(np.asarray(q, np.int64), return_counts=True)
+    ax.bar(codes, counts, width=1, color=COLORS["quantized"])
+    for left, right in ((qmin, codes[0]), (codes[-1] + 1, qmax + 1)):
+        if right > left:
+            ax.axvspan(left - 0.5, right - 0.5, color=COLORS["guide"], alpha=0.18, linewidth=0)
+            ax.text((left + right) / 2, 0.5, f"{right - left} codes\nnever used", ha="center", va="center",
+                    transform=ax.get_xaxis_transform())
+    ax.set(yscale="log", xlim=(qmin - 1, qmax + 1), xlabel="code", ylabel="values")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #fa8368b9
+def plot_rulers(
+    x,  # a few real values, drawn as points above the rulers
+    rulers: dict,  # name of a ruler: (codes, the real values they stand for)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw several grids of integer codes under the values that they have to cover."
+    ax = new_ax(ax, 0.8 + 0.65 * len(rulers))
+    ax.axvline(0, color=COLORS["guide"], linewidth=0.8, linestyle=":")
+    ax.plot(x, np.zeros(len(x)), "o", color=COLORS["original"])
+    for row, (codes, values) in enumerate(rulers.values(), start=1):
+        ax.plot(values, np.full(len(values), -row), "|-", color=COLORS["quantized"], markersize=10, linewidth=0.8)
+        for code, value in zip(codes, values):
+            ax.text(value, -row - 0.25, str(code), ha="center", va="top", fontsize=8)
+    ax.set(ylim=(-len(rulers) - 0.7, 0.4), xlabel="real value")
+    ax.set_yticks(-np.arange(len(rulers) + 1), ["values", *rulers])
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #6283fc1d
+def plot_means(
+    bits,  # widths of the codes, shape (n,)
+    original: float,  # the mean of the original values
+    means: dict,  # name of a grid: the mean of the quantized values at each width, shape (n,)
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the mean of quantized values over the bits of their codes, beside the mean of the original."
+    ax = new_ax(ax)
+    ax.axhline(original, color=COLORS["original"], linewidth=1)
+    ax.text(max(bits), original, "original", color=COLORS["original"], ha="right", va="bottom", fontsize=9)
+    for (name, mean), style in zip(means.items(), ("o-", "s--")):
+        ax.plot(bits, mean, style, color=COLORS["quantized"], markersize=5, label=name)
+    ax.set(xticks=bits, xlabel="bits of a code", ylabel="mean of the values", ylim=(0, None))
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #7d8c810a
+def plot_sums(
+    sums: dict,  # name: whole numbers, any shape
+    limits: tuple,  # the smallest and the largest number that the register holds
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the distribution of integer sums against the range of the register that takes them."
+    ax = new_ax(ax)
+    bins = np.linspace(2 * limits[0], 2 * limits[1], 201)
+    for (name, values), style in zip(sums.items(), ("-", "--")):
+        counts = np.histogram(values, bins)[0]
+        ax.stairs(counts, bins, color=COLORS["quantized"], linestyle=style, label=name)
+    for left, right in ((bins[0], limits[0]), (limits[1], bins[-1])):
+        ax.axvspan(left, right, color=COLORS["error"], alpha=0.15, linewidth=0)
+        ax.text((left + right) / 2, 0.9, "saturates", color=COLORS["error"], ha="center", va="top",
+                transform=ax.get_xaxis_transform())
+    ax.set(yscale="log", xlim=bins[[0, -1]], xlabel="sum of two products", ylabel="sums", ylim=(0.7, None))
+    ax.legend(loc="lower center")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #4f9df965
+def plot_terms(
+    names,  # what the terms are called
+    terms,  # their values, signs included
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw terms as steps from 0 to their sum, and the sum as the last bar."
+    ax = new_ax(ax, 0.9 + 0.35 * len(terms))
+    starts = np.cumsum([0, *terms])
+    rows = -np.arange(len(terms) + 1)
+    ax.barh(rows[:-1], terms, left=starts[:-1], color=COLORS["guide"], alpha=0.6, height=0.6)
+    ax.barh(rows[-1], starts[-1], color=COLORS["quantized"], height=0.6)
+    ax.axvline(0, color=COLORS["guide"], linewidth=0.8)
+    ax.set_yticks(rows, [*names, "sum"])
+    for row, value in zip(rows, [*terms, starts[-1]]):
+        ax.text(1.01, row, f"{value:+,d}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #f3a38f7c
+def plot_gain(
+    share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
+    gain,  # dB that the asymmetric codes gain on it
+    names,  # what the tensors are called
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw measured gains over the share of the symmetric range that the data fill, and the gain of the shorter step."
+    ax = new_ax(ax, 3.4)
+    line = np.linspace(0.5, 1, 101)
+    ax.plot(line, -20 * np.log10(line), color=COLORS["guide"], linewidth=1, label="gain of the shorter step alone")
+    ax.plot(share, gain, "o", color=COLORS["quantized"])
+    for i, (x, y, name) in enumerate(zip(share, gain, names)):
+        ax.annotate(name, (x, y), (7, 3 if i % 2 else -4), textcoords="offset points", va="center", fontsize=9)
+    ax.set(xlim=(0.48, 1.1), ylim=(0, None), xlabel="share of the symmetric range that the data fill", ylabel="gain (dB)")
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #6a434b40
+def plot_sample_columns(
+    x: np.ndarray,  # activations, one row a token, shape (tokens, columns)
+    threshold: float = 6.0,  # columns that reach it are labelled, same unit as x
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
+) -> plt.Axes:
+    "Draw the largest |x| of every column, and name the columns that reach `threshold`."
+    ax = new_ax(ax)
+    peak = np.abs(x).max(axis=0)
+    ax.vlines(np.arange(len(peak)), 0, peak, color=COLORS["original"], linewidth=np.where(peak < threshold, 0.9, 2.5))
+    for column in np.flatnonzero(peak >= threshold):
+        ax.annotate(f"column {column}\n{peak[column]:.1f}", (column, peak[column]), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    ax.axhline(np.median(peak), color=COLORS["guide"], linewidth=1, linestyle="--", zorder=3)
+    ax.annotate(f"half of the columns\nstay below {np.median(peak):.1f}", (1, np.median(peak)), (4, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color=COLORS["guide"], va="center", fontsize=9, annotation_clip=False)
+    ax.set(xlabel="column", ylabel="largest |x|", xlim=(-2, len(peak)), ylim=(0, 1.18 * peak.max()))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #720e44fe
+def plot_sample_values(
+    samples: dict,  # arrays of any shape by name, one panel each
+) -> np.ndarray:
+    "Draw the histogram of every array in a panel of its own, counts on a logarithmic scale; return the axes."
+    axes = plt.subplots(1, len(samples), figsize=(7, 2.6), sharey=True)[1]
+    for ax, (name, x) in zip(axes, samples.items()):
+        ax.hist(x.ravel(), bins=60, color=COLORS["original"], log=True)
+        ax.set(title=name, xlabel="value")
+    axes[0].set_ylabel("how many")
     return axes
