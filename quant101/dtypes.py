@@ -33,7 +33,7 @@ def _checked_bias(f: "FloatFormat") -> int:
     _check_int("bias", bias, 127 if f.exponent_bits == 8 else 0, 127)
     return bias
 
-# %% ../nbs/01_dtypes.ipynb #8808b1ed
+# %% ../nbs/01_dtypes.ipynb #02e80975
 @dataclass(frozen=True)
 class FloatFormat:
     "A floating-point format: the bits of its fields, and which codes mean something special."
@@ -42,21 +42,21 @@ class FloatFormat:
     mantissa_bits: int  # 1..23
     bias: int | None = None  # added to the exponent before it is stored, 0..127; None: 2**(exponent_bits - 1) - 1
     specials: str = "ieee"  # "ieee": inf and NaN; "fn": NaN alone; "fnuz": NaN in place of -0; "none": neither
+
     def __post_init__(self):
         object.__setattr__(self, "bias", _checked_bias(self))
-
     bits = property(lambda f: 1 + f.exponent_bits + f.mantissa_bits, doc="Bits of a code.")
     code_dtype = property(lambda f: np.min_scalar_type(2**f.bits - 1), doc="Smallest unsigned type that holds a code.")
     bytes = property(lambda f: f.code_dtype.itemsize, doc="Bytes that a code takes in memory.")
     has_inf = property(lambda f: f.specials == "ieee", doc="Whether some code means infinity.")
     has_nan = property(lambda f: f.specials != "none", doc="Whether some code means NaN.")
-    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - {"ieee": 2**f.mantissa_bits, "fn": 1}.get(f.specials, 0), doc="Code of `max`.")
+    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - f.has_inf * 2**f.mantissa_bits - (f.specials == "fn"), doc="Code of `max`.")
     max_exponent = property(lambda f: (f.max_code >> f.mantissa_bits) - f.bias, doc="Exponent of `max`.")
     min_exponent = property(lambda f: 1 - f.bias, doc="Exponent of `smallest_normal`.")
     epsilon = property(lambda f: 2.0**-f.mantissa_bits, doc="Distance from 1 to the next larger number.")
     smallest_normal = property(lambda f: 2.0**f.min_exponent, doc="Smallest number with a leading 1.")
     smallest_subnormal = property(lambda f: f.smallest_normal * f.epsilon, doc="Smallest number above 0.")
-    max = property(lambda f: 2.0**f.max_exponent * (1 + f.max_code % 2**f.mantissa_bits * f.epsilon), doc="Largest finite number.")
+    max = property(lambda f: (2 - (1 + (f.specials == "fn")) * f.epsilon) * 2.0**f.max_exponent, doc="Largest finite number.")
     min = property(lambda f: -f.max, doc="Most negative finite number.")
 
 # %% ../nbs/01_dtypes.ipynb #fb159612
