@@ -23,9 +23,9 @@ def _larger_magnitude(most, pattern, mask):
     "Return the larger of `most` and `pattern` without its sign bit."
     return max(most, pattern & mask)
 
-# %% ../nbs/03_strategies.ipynb #0d4028fa
+# %% ../nbs/03_strategies.ipynb #28c97dcd
 @njit
-def _absmax_channels(patterns, mask, out):
+def _absmax_rows(patterns, mask, out):
     "Write the largest magnitude of each channel of `patterns`, shape (outer, channels, inner), to `out`."
     outer, channels, inner = patterns.shape
     for o in range(outer):
@@ -35,14 +35,14 @@ def _absmax_channels(patterns, mask, out):
                 most = _larger_magnitude(most, patterns[o, c, i], mask)
             out[c] = most
 
-# %% ../nbs/03_strategies.ipynb #cc8e7426
+# %% ../nbs/03_strategies.ipynb #9ef10381
 def _absmax(
     x: np.ndarray,  # float32 or float64, shape (outer, channels, inner)
 ) -> np.ndarray:  # largest |x| of each channel, x's dtype, shape (channels,)
     "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
     patterns = np.ascontiguousarray(x).view(f"i{x.itemsize}")
     out = np.zeros(x.shape[1], patterns.dtype)
-    _absmax_channels(patterns, patterns.dtype.type(np.iinfo(patterns.dtype).max), out)
+    _absmax_rows(patterns, patterns.dtype.type(np.iinfo(patterns.dtype).max), out)
     absmax = out.view(x.dtype)
     bad = absmax[~np.isfinite(absmax)]
     if bad.size:
@@ -64,31 +64,24 @@ def _as_int(value, name: str) -> int:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     return operator.index(value)
 
-# %% ../nbs/03_strategies.ipynb #adcdbbcf
-def _group_shapes(shape: tuple, group_size) -> tuple[tuple, tuple]:
-    "Return (1, groups, group_size) and the shape of one scale per group along the last axis."
-    group_size = _as_int(group_size, "group_size")
-    if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
-    if not shape or shape[-1] % group_size:
-        raise ValueError(f"group_size must divide the last axis of x with shape {shape}, got {group_size}")
-    scales = shape[:-1] + (shape[-1] // group_size,)
-    return (1, prod(scales), group_size), scales
-
-# %% ../nbs/03_strategies.ipynb #d70f9513
-def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
+# %% ../nbs/03_strategies.ipynb #fa2d6a63
+def _channel_shapes(shape: tuple, axis: int | None, group_size: int | None) -> tuple[tuple, tuple]:
     "Return the shape (outer, channels, inner) in which each channel has one scale, and the shape of the scales."
     if axis is not None and group_size is not None:
         raise ValueError(f"axis and group_size must not be given together, got {axis} and {group_size}")
-    if group_size is not None:
-        return _group_shapes(shape, group_size)
-    if axis is None:
+    if axis is not None:
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"axis must be an axis of x, whose shape is {shape}, got {axis}")
+        axis %= len(shape)
+        return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
+    if group_size is None:
         return (1, 1, prod(shape)), ()
-    axis = _as_int(axis, "axis")
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"axis must be an axis of x with shape {shape}, got {axis}")
-    axis %= len(shape)
-    return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
+    if group_size < 1:
+        raise ValueError(f"group_size must be at least 1, got {group_size}")
+    if not shape or shape[-1] % group_size:
+        raise ValueError(f"group_size must divide the last axis of x, whose shape is {shape}, got {group_size}")
+    scales = shape[:-1] + (shape[-1] // group_size,)
+    return (1, prod(scales), group_size), scales
 
 # %% ../nbs/03_strategies.ipynb #36696008
 def _code_range(bits, narrow) -> tuple[int, int]:
@@ -101,42 +94,44 @@ def _code_range(bits, narrow) -> tuple[int, int]:
     qmax = 2 ** (bits - 1) - 1
     return (-qmax if narrow else -qmax - 1), qmax
 
-# %% ../nbs/03_strategies.ipynb #418a2535
-def _scale_for(absmax: np.ndarray, steps: float) -> np.ndarray:
-    "Return the scale that divides 0..absmax into `steps` steps, at least; 1 where absmax is 0."
-    with np.errstate(under="ignore"):
-        scale = np.asarray(absmax / absmax.dtype.type(steps))
-        short = (scale < np.finfo(scale.dtype).tiny) & (scale * scale.dtype.type(steps) < absmax)
+# %% ../nbs/03_strategies.ipynb #ea62806e
+def _scale_for(
+    absmax: np.ndarray,  # largest magnitudes, float32 or float64, finite
+    steps: float,  # how many steps lie between 0 and absmax
+) -> np.ndarray:  # absmax / steps, rounded up where it is subnormal; 1 where absmax is 0
+    "Return the scales with which `absmax` is `steps` steps away from zero."
+    with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
+        scale = absmax / absmax.dtype.type(steps)
+        short = (scale < np.finfo(scale.dtype).tiny) & (absmax / scale > steps)
         scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
     return np.where(absmax > 0, scale, scale.dtype.type(1))
 
-# %% ../nbs/03_strategies.ipynb #e54aaa00
+# %% ../nbs/03_strategies.ipynb #9ee973ce
 def absmax_qparams(
     x,  # real values of any shape, finite, at least one
     bits: int = 8,  # bits of a code, 2 to 16
-    axis: int | None = None,  # every index of this axis gets its own scale; None: one scale for all
-    group_size: int | None = None,  # every run of so many values along the last axis gets its own scale; must divide it
+    axis: int | None = None,  # every index of this axis gets its own scale
+    group_size: int | None = None,  # every run of so many values along the last axis gets its own scale; divides it
     narrow: bool = True,  # True: codes -qmax..qmax, scale absmax / qmax; False: -qmax-1..qmax, absmax / (qmax + 0.5)
-) -> QParams:  # zero point 0; scale float32, but float64 for float64 and integer x
-    """Find the symmetric scale or scales that let the largest magnitude of `x` just fit.
+) -> QParams:  # zero point 0; scale in float32, for float64 and integer x in float64
+    """Find the scale, or the scales, with which the largest magnitude of `x` just fits the codes.
 
-    A part of `x` that is all 0 gets the scale 1. A scale below the normal floats is rounded up, so none is 0.
-    Raises ValueError for NaN, infinity, an empty `x`, bits outside 2..16, an axis or a group size that does not fit,
-    or both of them; TypeError if `x` is not real, or if bits, axis or group_size is not an integer.
-    Source: Wu et al. 2020, sections 3.1.2 and 3.2; narrow=False: PyTorch's MinMaxObserver.
+    Where `x` is all 0 the scale is 1. A scale below the normal floats is rounded up, so that none is 0.
+    Raises ValueError for NaN, infinity, an empty `x`, bits outside 2..16, an axis or a group size that does not
+    fit, and for both together; TypeError if `x` is not real or an argument is not of its kind.
+    Source: Wu et al. 2020, sections 3.1.2 and 3.2; with narrow=False as PyTorch's MinMaxObserver.
     """
     x, (qmin, qmax) = _as_floats(x), _code_range(bits, narrow)
+    axis = None if axis is None else _as_int(axis, "axis")
+    group_size = None if group_size is None else _as_int(group_size, "group_size")
     blocks, scales = _channel_shapes(x.shape, axis, group_size)
     scale = _scale_for(_absmax(x.reshape(blocks)), (qmax - qmin) / 2)
     return QParams(scale.reshape(scales), 0, qmin, qmax, axis, group_size)
 
-# %% ../nbs/03_strategies.ipynb #5f1a535d
+# %% ../nbs/03_strategies.ipynb #772037aa
 @dataclass(frozen=True, eq=False)
 class OutlierSplit:
-    """A matrix in two parts: a few columns as they were, and the rest as integer codes with a scale per row.
-
-    Made by `split_outliers`. Source: Dettmers et al. 2022, section 3.2.
-    """
+    "A few columns of a matrix in full precision, and the rest as integer codes with a scale per row; see `split_outliers`."
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
@@ -149,44 +144,45 @@ class OutlierSplit:
 
     @property
     def nbytes(self) -> int:
-        "Bytes of all four parts."
+        "Bytes of the codes, the scales, the column indices and the outliers."
         return self.q.nbytes + self.qparams.scale.nbytes + self.columns.nbytes + self.outliers.nbytes
 
     def dequantize(self) -> np.ndarray:
-        "Return the matrix: outlier columns unchanged, the rest as their codes say, in x's floating type."
+        "Return the matrix in x's floating type: outlier columns unchanged, the rest as the codes say."
         x = dequantize(self.q, self.qparams).astype(self.outliers.dtype, copy=False)
         x[:, self.columns] = self.outliers
         return x
 
-# %% ../nbs/03_strategies.ipynb #32053564
+# %% ../nbs/03_strategies.ipynb #afe8681c
 def _as_threshold(threshold) -> float:
-    "Return `threshold` as a float, greater than 0; infinity is allowed."
+    "Return `threshold` as a float greater than 0; infinity is allowed."
     if isinstance(threshold, bool) or not isinstance(threshold, Real):
         raise TypeError(f"threshold must be a real number, got {type(threshold).__name__}")
     if not threshold > 0:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
     return float(threshold)
 
-# %% ../nbs/03_strategies.ipynb #fd5266e9
+# %% ../nbs/03_strategies.ipynb #621badf3
 def split_outliers(
     x,  # real values, shape (rows, columns), usually tokens by features; finite, at least one
-    threshold: float = 6.0,  # a column with any |x| >= threshold stays in full precision; > 0, inf for none, units of x
-    bits: int = 8,  # bits of the codes of the rest, 2 to 16
+    threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, inf for none, units of x
+    bits: int = 8,  # bits of the codes of the other columns, 2 to 16
 ) -> OutlierSplit:
-    """Take the columns with large values out of `x` and quantize the rest with one absmax scale per row.
+    """Keep the columns with large values in full precision and quantize the rest with an absmax scale per row.
 
-    The threshold is compared in the type of `x` (float32 for float16). A row's scale reaches its largest magnitude outside the outlier columns.
-    Raises ValueError for NaN, infinity, an empty `x` or one that is not a matrix, a threshold that is NaN or not
-    greater than 0, and bits outside 2..16; TypeError if an argument is not of its kind.
+    A row's scale reaches its largest magnitude outside the outlier columns. The threshold is taken in the type of `x`,
+    float32 at least.
+    Raises ValueError for NaN, infinity, an `x` that is empty or no matrix, a threshold that is NaN or not greater
+    than 0, and bits outside 2..16; TypeError if an argument is not of its kind.
     Source: Dettmers et al. 2022, section 3.2.
     """
     given, threshold = as_real_array(x, "x"), _as_threshold(threshold)
     if given.ndim != 2:
-        raise ValueError(f"x must be a matrix, rows by columns, got shape {given.shape}")
+        raise ValueError(f"x must be a matrix of rows and columns, got shape {given.shape}")
     rest = _as_floats(given).copy()
     with np.errstate(over="ignore"):
         columns = np.flatnonzero(_absmax(rest[:, :, None]) >= rest.dtype.type(threshold))
-    outliers = (given if given.dtype.kind == "f" else rest)[:, columns].copy()
+    outliers = (given if given.dtype.kind == "f" else rest)[:, columns]
     rest[:, columns] = 0
     qparams = absmax_qparams(rest, bits, axis=0)
     return OutlierSplit(quantize(rest, qparams), qparams, columns, outliers)
@@ -200,15 +196,7 @@ def _multiply_rows(a, b, out):
             for j in range(b.shape[1]):
                 out[i, j] += a[i, k] * b[k, j]
 
-# %% ../nbs/03_strategies.ipynb #f4ef8905
-def _integer_product(a: np.ndarray, b: np.ndarray, largest: int) -> np.ndarray:
-    "Return the exact product of two integer matrices whose elements' products are at most `largest` in magnitude."
-    fits = a.shape[1] * largest < 2**31
-    out = np.zeros((a.shape[0], b.shape[1]), np.int32 if fits else np.int64)
-    _multiply_rows(np.ascontiguousarray(a), np.ascontiguousarray(b), out)
-    return out
-
-# %% ../nbs/03_strategies.ipynb #6c768b55
+# %% ../nbs/03_strategies.ipynb #a7ede7b8
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
     "Return the weight's qparams, by absmax per column if None was given, after a check that both fit."
     if w.ndim != 2 or w.shape[0] != columns or w.size == 0:
@@ -218,29 +206,30 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
     if qparams is None:
         return absmax_qparams(w, axis=1)
     if qparams.group_size is not None or qparams.axis not in (None, 1, -1):
-        raise ValueError(f"w_qparams must have one scale or one per column (axis 1), so that it can be pulled out of "
-                         f"the sum, got axis {qparams.axis} and group_size {qparams.group_size}")
+        raise ValueError("w_qparams must have one scale or one per column (axis 1), because no other can be pulled "
+                         f"out of the sum, got axis {qparams.axis} and group_size {qparams.group_size}")
     if np.any(qparams.zero_point):
-        raise ValueError("w_qparams must have the zero point 0, got another")
+        raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams
 
-# %% ../nbs/03_strategies.ipynb #56acae9a
+# %% ../nbs/03_strategies.ipynb #251395f6
 def split_matmul(
     split: OutlierSplit,  # the left matrix, shape (rows, columns)
-    w,  # the right matrix, real and finite, shape (columns, outputs); a stored weight whose rows are outputs is w.T
-    w_qparams: QParams | None = None,  # scales of w, one or one per column, zero point 0; None: 8-bit absmax per column
-) -> np.ndarray:  # product in the floating type of the outliers and w, float32 at least, shape (rows, outputs)
-    """Multiply a split matrix by `w`: the codes as integers, the outlier columns in full precision.
+    w,  # the right matrix, finite, shape (columns, outputs): the transpose of a weight whose rows are outputs
+    w_qparams: QParams | None = None,  # one scale for w or one per column, zero point 0; None: 8-bit absmax per column
+) -> np.ndarray:  # shape (rows, outputs), the floating type of the outliers and w, float32 at least
+    """Multiply a split matrix by `w`: its codes with the codes of `w`, its outlier columns with `w` itself.
 
-    Raises ValueError if `w` does not fit, is not finite, or its scales cannot be pulled out; TypeError if it is not real.
+    Raises ValueError if `w` does not fit or is not finite, or its scales cannot be pulled out of the sum; TypeError if
+    `w` is not real.
     Source: Dettmers et al. 2022, section 3.2.
     """
     w = as_real_array(w, "w")
     w_qparams = _check_weight(w, split.shape[1], w_qparams)
-    largest = split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
-    accumulated = _integer_product(split.q, quantize(w, w_qparams), largest)
-    scales = split.qparams.scale.astype(np.float64)[:, None] * np.asarray(w_qparams.scale, np.float64)
-    floats = w.dtype if w.dtype.kind == "f" else np.float64
-    y = accumulated * scales + split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
+    worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
+    accumulated = np.zeros((split.shape[0], w.shape[1]), np.int32 if worst < 2**31 else np.int64)
+    _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
+    y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
+    y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
     with np.errstate(over="ignore"):
-        return y.astype(np.result_type(split.outliers.dtype, floats, np.float32))
+        return y.astype(np.result_type(split.outliers.dtype, w.dtype if w.dtype.kind == "f" else np.float64, np.float32))
