@@ -457,7 +457,7 @@ def plot_code_use(
     ax.set(yscale="log", xlim=(qmin - 1, qmax + 1), xlabel="code", ylabel="values")
     return ax
 
-# %% ../nbs/00_plots.ipynb #fa8368b9
+# %% ../nbs/00_plots.ipynb #63584f62
 def plot_rulers(
     x,  # a few real values, drawn as points above the rulers
     rulers: dict,  # name of a ruler: (codes, the real values they stand for)
@@ -470,14 +470,14 @@ def plot_rulers(
     for row, (codes, values) in enumerate(rulers.values(), start=1):
         ax.plot(values, np.full(len(values), -row), "|-", color=COLORS["quantized"], markersize=10, linewidth=0.8)
         for code, value in zip(codes, values):
-            ax.text(value, -row - 0.25, str(code), ha="center", va="top", fontsize=8)
+            ax.text(value, -row - 0.25, f"{code}".replace("-", "−"), ha="center", va="top", fontsize=8)
     ax.set(ylim=(-len(rulers) - 0.7, 0.4), xlabel="real value")
     ax.set_yticks(-np.arange(len(rulers) + 1), ["values", *rulers])
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax
 
-# %% ../nbs/00_plots.ipynb #6283fc1d
+# %% ../nbs/00_plots.ipynb #e1c068d2
 def plot_means(
     bits,  # widths of the codes, shape (n,)
     original: float,  # the mean of the original values
@@ -487,7 +487,7 @@ def plot_means(
     "Draw the mean of quantized values over the bits of their codes, beside the mean of the original."
     ax = new_ax(ax)
     ax.axhline(original, color=COLORS["original"], linewidth=1)
-    ax.text(max(bits), original, "original", color=COLORS["original"], ha="right", va="bottom", fontsize=9)
+    ax.text(min(bits) + 0.15, original, "original", color=COLORS["original"], va="bottom", fontsize=9)
     for (name, mean), style in zip(means.items(), ("o-", "s--")):
         ax.plot(bits, mean, style, color=COLORS["quantized"], markersize=5, label=name)
     ax.set(xticks=bits, xlabel="bits of a code", ylabel="mean of the values", ylim=(0, None))
@@ -514,25 +514,28 @@ def plot_sums(
     ax.legend(loc="lower center")
     return ax
 
-# %% ../nbs/00_plots.ipynb #4f9df965
+# %% ../nbs/00_plots.ipynb #8f24b361
 def plot_terms(
     names,  # what the terms are called
     terms,  # their values, signs included
     ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
-    "Draw terms as steps from 0 to their sum, and the sum as the last bar."
+    "Draw terms as arrows that begin where the one before ended, and their sum as a point."
     ax = new_ax(ax, 0.9 + 0.35 * len(terms))
-    starts = np.cumsum([0, *terms])
+    stops = np.cumsum([0, *terms]) / 1e6
     rows = -np.arange(len(terms) + 1)
-    ax.barh(rows[:-1], terms, left=starts[:-1], color=COLORS["guide"], alpha=0.6, height=0.6)
-    ax.barh(rows[-1], starts[-1], color=COLORS["quantized"], height=0.6)
+    for row, start, end in zip(rows, stops, stops[1:]):
+        ax.annotate("", (end, row), (start, row), arrowprops={"arrowstyle": "-|>", "color": COLORS["guide"], "linewidth": 2.5,
+                                                              "shrinkA": 0, "shrinkB": 0})
+    ax.plot(stops[-1], rows[-1], "o", color=COLORS["quantized"])
     ax.axvline(0, color=COLORS["guide"], linewidth=0.8)
+    for row, value in zip(rows, [*terms, sum(terms)]):
+        ax.text(1.02, row, f"{value:+,d}".replace("-", "−"), transform=ax.get_yaxis_transform(), va="center", fontsize=9)
     ax.set_yticks(rows, [*names, "sum"])
-    for row, value in zip(rows, [*terms, starts[-1]]):
-        ax.text(1.01, row, f"{value:+,d}", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+    ax.set(xlim=(1.1 * min(stops), 1.1 * max(stops)), ylim=(rows[-1] - 0.6, 0.6), xlabel="running total (millions)")
     return ax
 
-# %% ../nbs/00_plots.ipynb #f3a38f7c
+# %% ../nbs/00_plots.ipynb #13a93462
 def plot_gain(
     share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
     gain,  # dB that the asymmetric codes gain on it
@@ -541,12 +544,15 @@ def plot_gain(
 ) -> plt.Axes:
     "Draw measured gains over the share of the symmetric range that the data fill, and the gain of the shorter step."
     ax = new_ax(ax, 3.4)
+    share, gain = np.asarray(share), np.asarray(gain)
     line = np.linspace(0.5, 1, 101)
     ax.plot(line, -20 * np.log10(line), color=COLORS["guide"], linewidth=1, label="gain of the shorter step alone")
     ax.plot(share, gain, "o", color=COLORS["quantized"])
     for i, (x, y, name) in enumerate(zip(share, gain, names)):
-        ax.annotate(name, (x, y), (7, 3 if i % 2 else -4), textcoords="offset points", va="center", fontsize=9)
-    ax.set(xlim=(0.48, 1.1), ylim=(0, None), xlabel="share of the symmetric range that the data fill", ylabel="gain (dB)")
+        crowded = np.any((np.abs(share[i + 1:] - x) < 0.02) & (np.abs(gain[i + 1:] - y) < 0.3))
+        ax.annotate(name, (x, y), (-8, -3) if crowded else (7, 4), textcoords="offset points",
+                    ha="right" if crowded else "left", fontsize=9)
+    ax.set(xlim=(0.44, 1.12), ylim=(0, None), xlabel="share of the symmetric range that the data fill", ylabel="gain (dB)")
     ax.legend()
     return ax
 
