@@ -142,7 +142,7 @@ def plot_training(
     axes[0].legend()
     return axes
 
-# %% ../nbs/00_plots.ipynb #4907bafe
+# %% ../nbs/00_plots.ipynb #880621d2
 def plot_levels(
     x,  # values, shape (n,), in the units of the levels
     levels,  # allowed values, shape (m,)
@@ -187,7 +187,7 @@ def plot_staircases(
     axes[-1, 0].set(xlabel="value, steps", ylabel="rounded")
     return axes
 
-# %% ../nbs/00_plots.ipynb #532af1cd
+# %% ../nbs/00_plots.ipynb #c70f1454
 def plot_bias(
     means: dict,  # name of the data -> {name of a rule: mean of rounded minus value, in steps}
     ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
@@ -206,7 +206,7 @@ def plot_bias(
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return ax
 
-# %% ../nbs/00_plots.ipynb #96555593
+# %% ../nbs/00_plots.ipynb #3c3c8afd
 def plot_counter(
     exact,  # the sum without rounding after each addition, shape (n,)
     totals: dict,  # name of a rule -> the rounded total after each addition, shape (n,)
@@ -245,7 +245,7 @@ def plot_scale_shapes(
         ax.set(title=f"{title}: {len(corners)} scale{'s' if len(corners) > 1 else ''}")
     return axes
 
-# %% ../nbs/00_plots.ipynb #193f54ba
+# %% ../nbs/00_plots.ipynb #e4981b52
 def plot_half_step(
     x,  # original values, any shape
     error,  # quantized minus original, the same shape
@@ -281,7 +281,7 @@ def plot_codes_and_errors(
     axes[1, 0].set_ylabel("share in each bin")
     return axes
 
-# %% ../nbs/00_plots.ipynb #5c8509b1
+# %% ../nbs/00_plots.ipynb #449a978d
 def plot_sqnr_per_bit(
     bits,  # numbers of bits, shape (n,)
     measured,  # decibels at each of them
@@ -296,7 +296,7 @@ def plot_sqnr_per_bit(
     ax.legend()
     return ax
 
-# %% ../nbs/00_plots.ipynb #f405b575
+# %% ../nbs/00_plots.ipynb #bcf5db6b
 def plot_layers(
     curves: dict,  # name -> decibels after layer 1, 2, ...
     ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure

@@ -230,20 +230,19 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
     zero_point.setflags(write=False)
     return zero_point
 
-# %% ../nbs/02_steps.ipynb #e8ea2f46
+# %% ../nbs/02_steps.ipynb #d0eedb7a
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
 
-    Raises ValueError or TypeError where a field breaks the rule in its comment.
-    Source: Jacob et al. 2018, section 2.1, equation 1.
-    """
+    Raises ValueError or TypeError where a field breaks its rule. Source: Jacob et al. 2018, equation 1."""
     scale: float | np.ndarray  # the step, finite, > 0, units of x: one number, or one per channel or group
     zero_point: int | np.ndarray = 0  # the code of the real number 0, in qmin..qmax: one, or one per scale
     qmin: int = -128  # smallest code
     qmax: int = 127  # largest code; qmin..qmax must fit an integer type of at most 32 bits
     axis: int | None = None  # every index of this axis has its own scale, shape (x.shape[axis],)
     group_size: int | None = None  # each run of so many values along the last axis has its own scale
+    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)
@@ -256,8 +255,6 @@ class QParams:
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
         return isinstance(other, QParams) and all(map(same, vars(self).values(), vars(other).values()))
-
-    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
 # %% ../nbs/02_steps.ipynb #05abe773
 def _blocks(shape: tuple, qparams: QParams) -> tuple:

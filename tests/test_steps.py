@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from tests_support import needs
 
 from quant101 import steps
 from quant101.samples import load_sample
@@ -774,14 +775,14 @@ def test_the_answers_to_the_exercises():
 
 # ---------------------------------------------------------------- against ONNX Runtime
 
-onnxruntime = pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper  # noqa: E402
-
-CODE_TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "uint16": TensorProto.UINT16}
+CODE_TYPES = ["int8", "uint8", "int16", "uint16"]
 
 
 def run_onnx(operator, data, scale, zero_point, dtype, **attributes):
-    code_type = CODE_TYPES[dtype]
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    code_type = getattr(TensorProto, dtype.upper())
     constants = [helper.make_tensor("scale", TensorProto.FLOAT, np.shape(scale), np.ravel(scale)),
                  helper.make_tensor("zero_point", code_type, np.shape(zero_point), np.ravel(zero_point))]
     kinds = [TensorProto.FLOAT, code_type] if operator == "QuantizeLinear" else [code_type, TensorProto.FLOAT]
@@ -801,6 +802,8 @@ def onnx_data(rng, shape):
     return x
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("dtype", CODE_TYPES)
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, -1])
 def test_equal_to_onnx_runtime(dtype, axis):
@@ -819,6 +822,8 @@ def test_equal_to_onnx_runtime(dtype, axis):
         assert np.array_equal(run_onnx("DequantizeLinear", q, scale, zero_point, dtype, **attributes), dequantize(q, p))
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("group_size", [16, 32])
 def test_groups_equal_onnx_blocks(group_size):
     rng = np.random.default_rng(8)
@@ -831,6 +836,8 @@ def test_groups_equal_onnx_blocks(group_size):
     assert np.array_equal(run_onnx("DequantizeLinear", q, scale, zero_point, "int8", axis=1, block_size=group_size), dequantize(q, p))
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("name", ["attention_weight", "ffn_weight", "ffn_input"])
 def test_real_tensors_equal_onnx_runtime(name):
     x = load_sample(name)
@@ -844,9 +851,10 @@ def test_real_tensors_equal_onnx_runtime(name):
 # ---------------------------------------------------------------- the figures
 
 def test_figures_of_the_chapter_draw():
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
     from quant101 import plots
 
     x = np.linspace(-2, 2, 41)
