@@ -141,7 +141,8 @@ def test_rounding_members_and_words_are_the_same():
 def test_unknown_rounding_is_refused_with_the_known_words(word):
     for f in (lambda: quantize([1.0], QParams(1.0), word), lambda: round_to_levels([1.0], [0, 2], word),
               lambda: fake_quantize([1.0], QParams(1.0), word)):
-        with pytest.raises(ValueError, match="rounding must be one of half-even, .*stochastic, got"):
+        error, rule = (ValueError, "one of half-even, .*stochastic") if isinstance(word, str) else (TypeError, "a Rounding or its word")
+        with pytest.raises(error, match=f"rounding must be {rule}, got"):
             f()
 
 
@@ -870,3 +871,23 @@ def test_figures_of_the_chapter_draw():
     plots.plot_sqnr_per_bit([2, 3], [6, 12], [6, 12])
     plots.plot_layers({"int8": np.array([40.0, 38])})
     plt.close("all")
+
+
+def test_levels_are_nearest_beside_the_middle():
+    "Within 1e-16 of a midpoint the two distances are equal as float64, and the numbers are not."
+    for x, level in [(-1e-17, -1), (-1e-45, -1), (0.0, 1), (1e-45, 1)]:
+        assert round_to_levels([x], [-3, -1, 1, 3], "half-up") == level
+    huge = np.array([-1.7e308, 1.7e308])
+    assert round_to_levels([-1.0, 1.0], huge, "half-even").tolist() == huge.tolist()
+
+
+@pytest.mark.parametrize("f", [quantize, dequantize, fake_quantize])
+def test_qparams_of_another_type_is_refused(f):
+    with pytest.raises(TypeError, match="qparams must be a QParams, got float"):
+        f([1], 0.5)
+
+
+def test_measures_do_not_depend_on_the_layout():
+    x, y = np.random.default_rng(3).normal(size=(2, 301, 77))
+    for measure in (mse, sqnr_db, cosine_similarity):
+        assert measure(x, y) == measure(np.asfortranarray(x), y) == measure(x, np.asfortranarray(y))
