@@ -166,7 +166,7 @@ def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
         raise ValueError("seed must be given for stochastic rounding, got None")
     return mode, np.random.default_rng(seed).random(shape)
 
-# %% ../nbs/02_steps.ipynb #6210f134
+# %% ../nbs/02_steps.ipynb #5f61d768
 def round_to_levels(
     x,  # real values of any shape, no NaN; what lies beyond the levels goes to the end level
     levels,  # allowed values, shape (n,), strictly increasing, finite, units of x
@@ -179,7 +179,7 @@ def round_to_levels(
     and for stochastic rounding without a seed; TypeError if an argument is not real.
     """
     x, levels = as_real_array(x, "x"), as_real_array(levels, "levels").astype(np.float64)
-    if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
+    if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
     flat = x.astype(np.result_type(x.dtype, np.float32), order="C", copy=False).reshape(-1)
     out = np.empty(flat.size)
