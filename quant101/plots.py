@@ -300,11 +300,11 @@ def plot_layers(
     ax.legend(loc="upper right")
     return ax
 
-# %% ../nbs/00_plots.ipynb #a0f8f9e8
+# %% ../nbs/00_plots.ipynb #8e9d57c3
 def plot_cost_curve(
     points: list,  # (bits stored per value, SQNR in dB) from the coarsest sharing to the finest
     start: int,  # the point from which longer codes are drawn as an alternative
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw one curve of signal-to-noise ratio over stored bits, and 6.02 dB per bit beside it."
     ax = new_ax(ax)
@@ -335,13 +335,13 @@ def plot_cost_and_gain(
         ax.set_xlabel("bits stored per weight")
     return axes
 
-# %% ../nbs/00_plots.ipynb #61b4712b
+# %% ../nbs/00_plots.ipynb #29627de7
 def plot_row_on_levels(
     x: np.ndarray,  # original values of one row
     y: np.ndarray,  # what became of them
     scale: float,  # distance of two levels, units of x
     limits: tuple,  # the part of the line that is drawn, units of x
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the levels as a ruler, the values above it and the levels they went to on it."
     ax = new_ax(ax, 1.4)
@@ -368,11 +368,11 @@ def plot_rows_on_levels(
     axes[-1].set_xlabel("value")
     return axes
 
-# %% ../nbs/00_plots.ipynb #b72e569c
+# %% ../nbs/00_plots.ipynb #27ede7e0
 def plot_column_peaks(
     peaks: np.ndarray,  # max |x| of each column
     threshold: float,  # from here on a column counts as an outlier, units of peaks
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the largest magnitude of every column and name the columns at or over the threshold."
     ax = new_ax(ax)
@@ -404,13 +404,13 @@ def plot_threshold(
     axes[1].set_ylim(0)
     return axes
 
-# %% ../nbs/00_plots.ipynb #3cacd685
+# %% ../nbs/00_plots.ipynb #2f00587d
 def plot_split_or_clip(
     thresholds: np.ndarray,  # thresholds tried, units of x
     split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB
     clip: np.ndarray,  # SQNR of the output with values clipped to the threshold, dB
     neither: float,  # SQNR of the output with neither, dB
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the output's signal-to-noise ratio over the threshold for splitting and for clipping."
     ax = new_ax(ax, 3)
