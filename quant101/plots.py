@@ -314,7 +314,7 @@ def plot_layers(
     ax.legend(loc="upper right")
     return ax
 
-# %% ../nbs/00_plots.ipynb #a0f8f9e8
+# %% ../nbs/00_plots.ipynb #8e9d57c3
 def plot_cost_curve(
     points: list,  # (bits stored per value, SQNR in dB) from the coarsest sharing to the finest
     start: int,  # the point from which longer codes are drawn as an alternative
@@ -349,7 +349,7 @@ def plot_cost_and_gain(
         ax.set_xlabel("bits stored per weight")
     return axes
 
-# %% ../nbs/00_plots.ipynb #61b4712b
+# %% ../nbs/00_plots.ipynb #29627de7
 def plot_row_on_levels(
     x: np.ndarray,  # original values of one row
     y: np.ndarray,  # what became of them
@@ -382,7 +382,7 @@ def plot_rows_on_levels(
     axes[-1].set_xlabel("value")
     return axes
 
-# %% ../nbs/00_plots.ipynb #b72e569c
+# %% ../nbs/00_plots.ipynb #27ede7e0
 def plot_column_peaks(
     peaks: np.ndarray,  # max |x| of each column
     threshold: float,  # from here on a column counts as an outlier, units of peaks
@@ -418,7 +418,7 @@ def plot_threshold(
     axes[1].set_ylim(0)
     return axes
 
-# %% ../nbs/00_plots.ipynb #3cacd685
+# %% ../nbs/00_plots.ipynb #2f00587d
 def plot_split_or_clip(
     thresholds: np.ndarray,  # thresholds tried, units of x
     split: np.ndarray,  # SQNR of the output with outlier columns set aside, dB

@@ -107,13 +107,13 @@ def _scale_for(
         scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
     return np.where(absmax > 0, scale, scale.dtype.type(1))
 
-# %% ../nbs/03_strategies.ipynb #ce23cca3
+# %% ../nbs/03_strategies.ipynb #06d7d3ad
 def absmax_qparams(
     x,  # real values of any shape, finite, at least one
     bits: int = 8,  # bits of a code, 2 to 16
     axis: int | None = None,  # every index of this axis gets its own scale
     group_size: int | None = None,  # every run of so many values along the last axis gets its own
-    narrow: bool = True,  # codes -qmax..qmax, scale absmax / qmax; else from -qmax-1, absmax / (qmax + 0.5)
+    narrow: bool = True,  # codes from -qmax, scale absmax / qmax; else from -qmax - 1, absmax / (qmax + 0.5)
 ) -> QParams:  # zero point 0; scale in float32, for float64 and integer x in float64
     """Find the scale, or the scales, with which the largest magnitude of `x` just fits the codes.
 
@@ -129,7 +129,7 @@ def absmax_qparams(
     scale = _scale_for(_absmax(x.reshape(blocks)), (qmax - qmin) / 2)
     return QParams(scale.reshape(scales), 0, qmin, qmax, axis, group_size)
 
-# %% ../nbs/03_strategies.ipynb #ecbe1f1c
+# %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
 class OutlierSplit:
     "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row."
@@ -149,7 +149,7 @@ class OutlierSplit:
         return sum(part.nbytes for part in (self.q, self.qparams.scale, self.columns, self.outliers))
 
     def dequantize(self) -> np.ndarray:
-        "Return the matrix in x's floating type: outlier columns as they were, the rest from the codes."
+        "Return the matrix in x's floating type: outliers as they were, the rest from the codes."
         x = dequantize(self.q, self.qparams).astype(self.outliers.dtype, copy=False)
         x[:, self.columns] = self.outliers
         return x
@@ -163,10 +163,10 @@ def _as_threshold(threshold) -> float:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
     return float(threshold)
 
-# %% ../nbs/03_strategies.ipynb #46d670d8
+# %% ../nbs/03_strategies.ipynb #b7da5212
 def split_outliers(
     x,  # real values, shape (rows, columns), usually tokens by features; finite, at least one
-    threshold: float = 6.0,  # columns with any |x| >= threshold are outliers; > 0, inf for none, units of x
+    threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, units of x
     bits: int = 8,  # bits of the codes of the other columns, 2 to 16
 ) -> OutlierSplit:
     """Keep the columns with large values in full precision and quantize the rest, a scale per row.
@@ -197,7 +197,7 @@ def _multiply_rows(a, b, out):
             for j in range(b.shape[1]):
                 out[i, j] += a[i, k] * b[k, j]
 
-# %% ../nbs/03_strategies.ipynb #28e58ab8
+# %% ../nbs/03_strategies.ipynb #b02f4864
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
     "Return the weight's qparams, by absmax per column if None was given, if they and `w` fit."
     if w.ndim != 2 or w.shape[0] != columns or w.size == 0:
@@ -207,8 +207,8 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
     if qparams is None:
         return absmax_qparams(w, axis=1)
     if qparams.group_size is not None or qparams.axis not in (None, 1, -1):
-        raise ValueError("w_qparams must have one scale or one per column (axis 1), which can be pulled out "
-                         f"of the sum, got axis {qparams.axis} and group_size {qparams.group_size}")
+        place = f"axis {qparams.axis} and group_size {qparams.group_size}"
+        raise ValueError(f"w_qparams must have one scale or one per column (axis 1), got {place}")
     if np.any(qparams.zero_point):
         raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams

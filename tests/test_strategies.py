@@ -568,7 +568,7 @@ def test_product_accepts_what_fits():
     (np.ones((4, 0)), None, ValueError, "w must have a row"),
     (np.full((4, 2), np.nan), None, ValueError, "w must be finite, got nan"),
     (np.full((4, 2), -np.inf), None, ValueError, "w must be finite, got -inf"),
-    (np.ones((4, 2)), QParams(np.ones(4), axis=0), ValueError, "pulled out of the sum, got axis 0"),
+    (np.ones((4, 2)), QParams(np.ones(4), axis=0), ValueError, "one per column .axis 1., got axis 0"),
     (np.ones((4, 2)), QParams(np.ones((4, 1)), group_size=2), ValueError, "group_size 2"),
     (np.ones((4, 2)), QParams(1.0, 3), ValueError, "zero point 0, got 3"),
     (np.ones((4, 2)), QParams(np.ones(3), axis=1), ValueError, "scale"),
