@@ -144,7 +144,9 @@ def edges(name):
     values = np.unique(values_of_codes(name)[np.isfinite(values_of_codes(name))].astype(np.float64))
     beyond = 2 * values[-1] - values[-2]
     spots = np.concatenate([values, [beyond, -beyond]])
-    spots = np.concatenate([spots, (np.sort(spots)[1:] + np.sort(spots)[:-1]) / 2]).astype(np.float32)
+    spots = np.concatenate([spots, (np.sort(spots)[1:] + np.sort(spots)[:-1]) / 2])
+    with np.errstate(over="ignore"):
+        spots = spots.astype(np.float32)
     bits = spots.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)
     tiny = np.arange(3, dtype=np.uint32)
     special = np.concatenate([[0x7F800000, 0x7F7FFFFF, 0x7FC00000, 0x7F800001, 0x7FFFFFFF], tiny, 0x7FFFFF + tiny]).astype(np.uint32)
