@@ -1,11 +1,12 @@
 """No call, however odd, brings out anything but a ValueError, a TypeError or a right answer. See tools/fuzz.py."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from tests_support import ROOT, run
+from tests_support import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import fuzz  # noqa: E402
@@ -19,16 +20,31 @@ def test_every_public_function_can_be_called():
     assert {"encode", "quantize", "QParams"} <= public
 
 
-def test_cases_keep_the_promises(tmp_path):
-    "In a process of its own, so that a crash is reported with the number of its case."
-    note = tmp_path / "case"
-    try:
-        out = run(FUZZ, "--cases", "4000", "--note", str(note))
-    except AssertionError as error:
-        raise AssertionError(f"after case {note.read_text().strip()}:\n{error}") from None
-    assert "0 failures" in out
-    called = {line.split()[0] for line in out.splitlines() if " value " in line or "Error " in line}
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    "What 4000 cases print, and their digests. In a process of its own, so that a crash is reported with the number of its case."
+    folder = tmp_path_factory.mktemp("fuzz")
+    command = [sys.executable, FUZZ, "--cases", "4000", "--note", folder / "case", "--digest", folder / "digest"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), f"the process ended with {done.returncode} in case {(folder / 'case').read_text()}:\n{done.stderr}"
+    return done.stdout, (folder / "digest").read_text().splitlines()
+
+
+def test_cases_keep_the_promises(cases):
+    printed, _ = cases
+    assert ", 0 failures" in printed, printed
+    called = {line.split()[0] for line in printed.splitlines() if " value " in line or "Error " in line}
     assert called == set(fuzz.targets())
+
+
+def test_cases_give_the_same_without_the_jit(cases, tmp_path):
+    "Value, type and shape of every result, with the kernels compiled and as plain Python."
+    digest = tmp_path / "digest"
+    command = [sys.executable, FUZZ, "--cases", "4000", "--digest", digest]
+    subprocess.run(command, cwd=ROOT, capture_output=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+    compiled, plain = cases[1], digest.read_text().splitlines()
+    apart = [case for case, (a, b) in enumerate(zip(compiled, plain, strict=True)) if a != b]
+    assert apart == [], f"python tools/fuzz.py --show {apart[0]} gives something else with NUMBA_DISABLE_JIT=1"
 
 
 def test_a_case_repeats_itself():
@@ -37,20 +53,6 @@ def test_a_case_repeats_itself():
         assert first[0] == second[0]
         assert [fuzz.snapshot(v) for v in first[2] if not callable(v) and type(v) is not object] == [
             fuzz.snapshot(v) for v in second[2] if not callable(v) and type(v) is not object]
-
-
-def test_results_are_the_same_without_the_jit(tmp_path):
-    "Value, type and shape of what 600 calls give, with the kernels compiled and as plain Python."
-    digests = []
-    for jit_is_off in ("0", "1"):
-        file = tmp_path / jit_is_off
-        env = {**os.environ, "NUMBA_DISABLE_JIT": jit_is_off, "PYTHONHASHSEED": "0"}
-        run("-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import fuzz\n"
-            f"digest = []; fuzz.run(0, 600, digest=digest); open({str(file)!r}, 'w').write('\\n'.join(digest))", env=env)
-        digests.append(file.read_text().splitlines())
-    apart = [case for case, (a, b) in enumerate(zip(*digests)) if a != b]
-    assert len(digests[0]) == len(digests[1]) == 600
-    assert apart == [], f"python tools/fuzz.py --show {apart[0]} differs with NUMBA_DISABLE_JIT=1"
 
 
 # The fuzzer itself sees what it should
