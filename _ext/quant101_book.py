@@ -15,8 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from fontTools.ttLib import TTFont
+from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution"}
@@ -105,12 +107,17 @@ def name_repository(app, config):
 
 
 def write_formula(translator, node):
-    "Append a formula as MathML; a command that docutils does not know stops the build."
+    "Append a formula as MathML; a command that docutils does not know is a warning, and so fails a strict build."
     as_block = isinstance(node, nodes.math_block)
+    try:
+        formula = tex2mathml(node.astext(), as_block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
+        raise nodes.SkipNode from error
     tag = "div" if as_block else "span"
     number = f'<span class="eqno">({node["number"]})</span>' if as_block and node.get("number") else ""
     anchors = "".join(f'<span id="{i}"></span>' for i in node.get("ids", []))
-    translator.body.append(f'{anchors}<{tag} class="math">{number}{tex2mathml(node.astext(), as_block)}</{tag}>')
+    translator.body.append(f'{anchors}<{tag} class="math">{number}{formula}</{tag}>')
     raise nodes.SkipNode
 
 

@@ -33,7 +33,7 @@ def _checked_bias(f: "FloatFormat") -> int:
     _check_int("bias", bias, 127 if f.exponent_bits == 8 else 0, 127)
     return bias
 
-# %% ../nbs/01_dtypes.ipynb #8808b1ed
+# %% ../nbs/01_dtypes.ipynb #02e80975
 @dataclass(frozen=True)
 class FloatFormat:
     "A floating-point format: the bits of its fields, and which codes mean something special."
@@ -42,21 +42,21 @@ class FloatFormat:
     mantissa_bits: int  # 1..23
     bias: int | None = None  # added to the exponent before it is stored, 0..127; None: 2**(exponent_bits - 1) - 1
     specials: str = "ieee"  # "ieee": inf and NaN; "fn": NaN alone; "fnuz": NaN in place of -0; "none": neither
+
     def __post_init__(self):
         object.__setattr__(self, "bias", _checked_bias(self))
-
     bits = property(lambda f: 1 + f.exponent_bits + f.mantissa_bits, doc="Bits of a code.")
     code_dtype = property(lambda f: np.min_scalar_type(2**f.bits - 1), doc="Smallest unsigned type that holds a code.")
     bytes = property(lambda f: f.code_dtype.itemsize, doc="Bytes that a code takes in memory.")
     has_inf = property(lambda f: f.specials == "ieee", doc="Whether some code means infinity.")
     has_nan = property(lambda f: f.specials != "none", doc="Whether some code means NaN.")
-    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - {"ieee": 2**f.mantissa_bits, "fn": 1}.get(f.specials, 0), doc="Code of `max`.")
+    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - f.has_inf * 2**f.mantissa_bits - (f.specials == "fn"), doc="Code of `max`.")
     max_exponent = property(lambda f: (f.max_code >> f.mantissa_bits) - f.bias, doc="Exponent of `max`.")
     min_exponent = property(lambda f: 1 - f.bias, doc="Exponent of `smallest_normal`.")
     epsilon = property(lambda f: 2.0**-f.mantissa_bits, doc="Distance from 1 to the next larger number.")
     smallest_normal = property(lambda f: 2.0**f.min_exponent, doc="Smallest number with a leading 1.")
     smallest_subnormal = property(lambda f: f.smallest_normal * f.epsilon, doc="Smallest number above 0.")
-    max = property(lambda f: 2.0**f.max_exponent * (1 + f.max_code % 2**f.mantissa_bits * f.epsilon), doc="Largest finite number.")
+    max = property(lambda f: (2 - (1 + (f.specials == "fn")) * f.epsilon) * 2.0**f.max_exponent, doc="Largest finite number.")
     min = property(lambda f: -f.max, doc="Most negative finite number.")
 
 # %% ../nbs/01_dtypes.ipynb #fb159612
@@ -64,39 +64,39 @@ FP32, TF32 = FloatFormat("FP32", 8, 23), FloatFormat("TF32", 8, 10)
 FP16, BF16 = FloatFormat("FP16", 5, 10), FloatFormat("BF16", 8, 7)
 E4M3, E5M2 = FloatFormat("E4M3", 4, 3, specials="fn"), FloatFormat("E5M2", 5, 2)
 
-# %% ../nbs/01_dtypes.ipynb #59d7b134
+# %% ../nbs/01_dtypes.ipynb #0bb5c2c5
 class _Layout(NamedTuple):
     "What the kernels know of a format."
     mantissa_bits: int
     bias: int
-    sign: int  # the code of the sign bit alone
+    mask: int  # the bits of a code but for the sign
     max_code: int  # the largest finite number
     inf_code: int  # what stands in for infinity
     nan_code: int  # -1 where there is none
     signed_zero: int  # 1 where -0 has a code of its own
 
-# %% ../nbs/01_dtypes.ipynb #5456add9
+# %% ../nbs/01_dtypes.ipynb #49235682
 def _layout(f: FloatFormat, overflow: str = "ieee") -> _Layout:
     "The format `f` as the kernels take it. Raises TypeError for what is no format."
     if not isinstance(f, FloatFormat):
         raise TypeError(f"fmt must be a FloatFormat, got {f!r}")
-    sign, top = 1 << f.bits - 1, f.max_code
+    mask, top = 2 ** (f.bits - 1) - 1, f.max_code
     quiet = 1 << f.mantissa_bits - 1  # the mantissa of the usual NaN
-    nan = {"ieee": top + 1 + quiet, "fn": top + 1, "fnuz": sign, "none": -1}[f.specials]
+    nan = {"ieee": top + 1 + quiet, "fn": top + 1, "fnuz": mask + 1, "none": -1}[f.specials]
     inf = top if overflow == "saturate" or not f.has_nan else top + 1 if f.has_inf else nan
-    return _Layout(f.mantissa_bits, f.bias, sign, top, inf, nan, int(f.specials != "fnuz"))
+    return _Layout(f.mantissa_bits, f.bias, mask, top, inf, nan, int(f.specials != "fnuz"))
 
-# %% ../nbs/01_dtypes.ipynb #d6e4cf06
+# %% ../nbs/01_dtypes.ipynb #4107056c
 @njit
 def _decode_one(code, f):
-    magnitude = code & (f.sign - 1)
+    magnitude = code & f.mask
     scale = np.int32((254 - f.bias) << 23).view(np.float32)  # 2**(127 - bias)
     value = np.int32(magnitude << (23 - f.mantissa_bits)).view(np.float32) * scale
     if magnitude > f.max_code:
         value = np.float32(np.inf) if magnitude == f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
         value = np.float32(np.nan)
-    return -value if code & f.sign else value
+    return -value if code > f.mask else value
 
 # %% ../nbs/01_dtypes.ipynb #3d9555c1
 @njit
@@ -160,10 +160,10 @@ def _round_magnitude(bits, source, target, rule):
     rounded = _shift_round(significand << 1, min(shift, source.mantissa_bits + 3), rule)
     return (max(exponent - 1, 0) << target.mantissa_bits) + rounded
 
-# %% ../nbs/01_dtypes.ipynb #863c332d
+# %% ../nbs/01_dtypes.ipynb #8ae05ea0
 @njit
 def _encode_one(bits, source, target, positive, negative):
-    magnitude = bits & (source.sign - 1)
+    magnitude = bits & source.mask
     rule = positive if bits == magnitude else negative
     code = _round_magnitude(magnitude, source, target, rule)
     if code > target.max_code:
@@ -171,7 +171,7 @@ def _encode_one(bits, source, target, positive, negative):
     if magnitude >= source.inf_code:
         code = target.inf_code if magnitude == source.inf_code else target.nan_code
     signed = bits != magnitude and (code != 0 or target.signed_zero == 1)
-    return code | target.sign if signed else code
+    return code | (target.mask + 1) if signed else code
 
 # %% ../nbs/01_dtypes.ipynb #ff9fb6ed
 @njit
@@ -195,8 +195,8 @@ def as_real_array(
         raise TypeError(f"{name} must hold integers, float16, float32 or float64, got dtype {x.dtype}")
     return x.astype(x.dtype.newbyteorder("="), copy=False)
 
-# %% ../nbs/01_dtypes.ipynb #d8b2aa31
-_FLOAT32, _FLOAT64 = _layout(FP32), _Layout(52, 1023, 1 << 63, (2047 << 52) - 1, 2047 << 52, 4095 << 51, 1)
+# %% ../nbs/01_dtypes.ipynb #2d6fafdb
+_FLOAT32, _FLOAT64 = _layout(FP32), _Layout(52, 1023, 2**63 - 1, (2047 << 52) - 1, 2047 << 52, 4095 << 51, 1)
 
 def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     "The numbers `x` as the bits of float32 or float64 in a row, and the layout of those."

@@ -175,11 +175,11 @@ def round_to_levels(
     _refuse_nan(x, nans)
     return out.reshape(x.shape)
 
-# %% ../nbs/02_steps.ipynb #84101e26
+# %% ../nbs/02_steps.ipynb #de32b225
 def _check_codes(qmin, qmax) -> np.dtype:
     "Return the smallest integer type that holds qmin..qmax."
     for name, value in (("qmin", qmin), ("qmax", qmax)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} must be an integer, got {value!r}")
     if qmin >= qmax:
         raise ValueError(f"qmin must be smaller than qmax, got {qmin} and {qmax}")
@@ -188,11 +188,11 @@ def _check_codes(qmin, qmax) -> np.dtype:
             return dtype
     raise ValueError(f"qmin and qmax must fit one integer type of at most 32 bits, got {qmin} and {qmax}")
 
-# %% ../nbs/02_steps.ipynb #2b9e6b10
+# %% ../nbs/02_steps.ipynb #74185d5c
 def _check_place(axis, group_size, shape: tuple) -> None:
     "Raise unless axis and group_size are integers or None, not both given, and suit a scale of this shape."
     for name, value in (("axis", axis), ("group_size", group_size)):
-        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer, type(None))):
             raise TypeError(f"{name} must be an integer or None, got {value!r}")
     if axis is not None and group_size is not None:
         raise ValueError(f"axis and group_size must not be given together, got {axis} and {group_size}")
@@ -259,22 +259,22 @@ class QParams:
 
     dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
-# %% ../nbs/02_steps.ipynb #3cfb5035
+# %% ../nbs/02_steps.ipynb #05abe773
 def _blocks(shape: tuple, qparams: QParams) -> tuple:
     "Return the shape (outer, channels, inner) in which channel c of x has the c-th scale."
     axis, group_size, fits, blocks = qparams.axis, qparams.group_size, (), (1, 1, prod(shape))
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"axis must be an axis of x, whose shape is {shape}, got {axis}")
+            raise ValueError(f"axis must be an axis of the data, whose shape is {shape}, got {axis}")
         axis %= len(shape)
         fits, blocks = (shape[axis],), (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:]))
     if group_size is not None:
         if not shape or shape[-1] % group_size:
-            raise ValueError(f"group_size must divide the last axis of x, whose shape is {shape}, got {group_size}")
+            raise ValueError(f"group_size must divide the last axis of the data, whose shape is {shape}, got {group_size}")
         fits = shape[:-1] + (shape[-1] // group_size,)
         blocks = (1, prod(fits), group_size)
     if np.shape(qparams.scale) != fits:
-        raise ValueError(f"scale must have shape {fits} for x of shape {shape}, got {np.shape(qparams.scale)}")
+        raise ValueError(f"scale must have shape {fits} for data of shape {shape}, got {np.shape(qparams.scale)}")
     return blocks
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee

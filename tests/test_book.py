@@ -91,7 +91,7 @@ def small_book(folder, *cells):
     return folder
 
 
-BUILD = ("-m", "jupyter_book.cli.main", "build", ".", "-W", "-n", "--keep-going", "--quiet")
+BUILD = ("-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-W", "-n", "--keep-going", "--quiet")
 
 
 def test_directives_become_what_the_page_shows(tmp_path):
