@@ -47,16 +47,16 @@ def test_files(module):
     return [f"tests/{name}.py" for name in order if name in names]
 
 
-def copy_package(folder):
+def copy_package(origin, folder):
     for part in COPIED:
-        source, target = ROOT / part, Path(folder) / part
+        source, target = Path(origin) / part, Path(folder) / part
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy(source, target)
 
 
-def run_tests(folder, module, more=()):
+def run_tests(folder, module, more):
     "Run the tests in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "QUANT101_INNER": "1"}
     env.pop("QUANT101_CHECK_ALL", None)
@@ -70,27 +70,39 @@ def run_tests(folder, module, more=()):
     return done.returncode == 0, failed[1] if failed else crash, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def try_mutant(mutant, more=()):
+def try_mutant(mutant, origin, more):
     "Make the mutant, run the tests, and say which one killed it (None if it lives) and after how many seconds."
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.realpath(folder)
-        copy_package(folder)
+        copy_package(origin, folder)
         path = Path(folder) / "quant101" / f"{mutant['module']}.py"
         path.write_text(path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"]), encoding="utf8")
         passed, killer, _ = run_tests(folder, mutant["module"], more)
     return None if passed else killer, time.perf_counter() - start
 
 
-def unchanged_passes(modules, more=()):
+def unchanged_passes(origin, modules, more):
     "The tests must pass on an unchanged copy, or a kill would mean nothing."
-    with tempfile.TemporaryDirectory() as folder:
-        folder = os.path.realpath(folder)
-        copy_package(folder)
-        passed, killer, printed = run_tests(folder, sorted(modules)[0], more)
+    passed, killer, printed = run_tests(origin, sorted(modules)[0], more)
     if not passed:
         print(f"the tests fail on the unchanged package: {killer}\n{printed}")
     return passed
+
+
+def try_all(chosen, processes, more):
+    "Try every mutant on a copy made now, so that an edit in the meantime does no harm. Returns the survivors."
+    alive = []
+    with tempfile.TemporaryDirectory() as origin, ThreadPoolExecutor(processes) as pool:
+        origin = os.path.realpath(origin)
+        copy_package(ROOT, origin)
+        if not unchanged_passes(origin, {m["module"] for m in chosen}, more):
+            sys.exit(1)
+        for mutant, (killer, seconds) in zip(chosen, pool.map(lambda m: try_mutant(m, origin, more), chosen)):
+            report(mutant, killer, seconds)
+            if killer is None:
+                alive.append(mutant["name"])
+    return alive
 
 
 def report(mutant, killer, seconds):
@@ -114,14 +126,7 @@ def main():
     if args.list or faults:
         print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs, {len(faults)} without their text")
         sys.exit(bool(faults))
-    if not unchanged_passes({m["module"] for m in chosen}, more):
-        sys.exit(1)
-    alive = []
-    with ThreadPoolExecutor(args.processes) as pool:
-        for mutant, (killer, seconds) in zip(chosen, pool.map(lambda m: try_mutant(m, more), chosen)):
-            report(mutant, killer, seconds)
-            if killer is None:
-                alive.append(mutant["name"])
+    alive = try_all(chosen, args.processes, more)
     print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs: {len(chosen) - len(alive)} killed, {len(alive)} survived")
     for name in alive:
         print("SURVIVED:", name)
