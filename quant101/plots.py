@@ -424,7 +424,7 @@ def plot_split_or_clip(
     ax.minorticks_off()
     return ax
 
-# %% ../nbs/00_plots.ipynb #f09433d0
+# %% ../nbs/00_plots.ipynb #5e7f2ff3
 def plot_code_use(
     q,  # integer codes, any shape
     qmin: int,  # smallest code there is
@@ -443,7 +443,7 @@ def plot_code_use(
     ax.set(yscale="log", xlim=(qmin - 1, qmax + 1), xlabel="code", ylabel="values")
     return ax
 
-# %% ../nbs/00_plots.ipynb #63584f62
+# %% ../nbs/00_plots.ipynb #797c6dfb
 def plot_rulers(
     x,  # a few real values, drawn as points above the rulers
     rulers: dict,  # name of a ruler: (codes, the real values they stand for)
@@ -463,7 +463,7 @@ def plot_rulers(
     ax.tick_params(axis="y", length=0)
     return ax
 
-# %% ../nbs/00_plots.ipynb #e1c068d2
+# %% ../nbs/00_plots.ipynb #c555cb3a
 def plot_means(
     bits,  # widths of the codes, shape (n,)
     original: float,  # the mean of the original values
@@ -480,7 +480,7 @@ def plot_means(
     ax.legend()
     return ax
 
-# %% ../nbs/00_plots.ipynb #7d8c810a
+# %% ../nbs/00_plots.ipynb #ee174170
 def plot_sums(
     sums: dict,  # name: whole numbers, any shape
     limits: tuple,  # the smallest and the largest number that the register holds
@@ -500,7 +500,7 @@ def plot_sums(
     ax.legend(loc="lower center")
     return ax
 
-# %% ../nbs/00_plots.ipynb #8f24b361
+# %% ../nbs/00_plots.ipynb #459ac625
 def plot_terms(
     names,  # what the terms are called
     terms,  # their values, signs included
@@ -521,7 +521,7 @@ def plot_terms(
     ax.set(xlim=(1.1 * min(stops), 1.1 * max(stops)), ylim=(rows[-1] - 0.6, 0.6), xlabel="running total (millions)")
     return ax
 
-# %% ../nbs/00_plots.ipynb #13a93462
+# %% ../nbs/00_plots.ipynb #058b6f87
 def plot_gain(
     share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
     gain,  # dB that the asymmetric codes gain on it
