@@ -20,12 +20,14 @@ def _check_int(name: str, value, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
 
-# %% ../nbs/01_dtypes.ipynb #d3bbe9d7
+# %% ../nbs/01_dtypes.ipynb #a3abb0bd
 def _checked_bias(f: "FloatFormat") -> int:
     "The bias of the format `f`; raises unless its fields make a format whose every number is a float32."
+    if not isinstance(f.name, str):
+        raise TypeError(f"name must be a str, got {f.name!r}")
     _check_int("exponent_bits", f.exponent_bits, 2, 8)
     _check_int("mantissa_bits", f.mantissa_bits, 1, 23)
-    if f.specials not in ("ieee", "fn", "fnuz", "none"):
+    if not isinstance(f.specials, str) or f.specials not in ("ieee", "fn", "fnuz", "none"):
         raise ValueError(f"specials must be one of ieee, fn, fnuz, none, got {f.specials!r}")
     if f.exponent_bits == 8 and f.specials != "ieee":
         raise ValueError(f"specials must be ieee where exponent_bits is 8, got {f.specials!r}")
@@ -33,7 +35,7 @@ def _checked_bias(f: "FloatFormat") -> int:
     _check_int("bias", bias, 127 if f.exponent_bits == 8 else 0, 127)
     return bias
 
-# %% ../nbs/01_dtypes.ipynb #8808b1ed
+# %% ../nbs/01_dtypes.ipynb #02e80975
 @dataclass(frozen=True)
 class FloatFormat:
     "A floating-point format: the bits of its fields, and which codes mean something special."
@@ -42,21 +44,21 @@ class FloatFormat:
     mantissa_bits: int  # 1..23
     bias: int | None = None  # added to the exponent before it is stored, 0..127; None: 2**(exponent_bits - 1) - 1
     specials: str = "ieee"  # "ieee": inf and NaN; "fn": NaN alone; "fnuz": NaN in place of -0; "none": neither
+
     def __post_init__(self):
         object.__setattr__(self, "bias", _checked_bias(self))
-
     bits = property(lambda f: 1 + f.exponent_bits + f.mantissa_bits, doc="Bits of a code.")
     code_dtype = property(lambda f: np.min_scalar_type(2**f.bits - 1), doc="Smallest unsigned type that holds a code.")
     bytes = property(lambda f: f.code_dtype.itemsize, doc="Bytes that a code takes in memory.")
     has_inf = property(lambda f: f.specials == "ieee", doc="Whether some code means infinity.")
     has_nan = property(lambda f: f.specials != "none", doc="Whether some code means NaN.")
-    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - {"ieee": 2**f.mantissa_bits, "fn": 1}.get(f.specials, 0), doc="Code of `max`.")
+    max_code = property(lambda f: 2 ** (f.bits - 1) - 1 - f.has_inf * 2**f.mantissa_bits - (f.specials == "fn"), doc="Code of `max`.")
     max_exponent = property(lambda f: (f.max_code >> f.mantissa_bits) - f.bias, doc="Exponent of `max`.")
     min_exponent = property(lambda f: 1 - f.bias, doc="Exponent of `smallest_normal`.")
     epsilon = property(lambda f: 2.0**-f.mantissa_bits, doc="Distance from 1 to the next larger number.")
     smallest_normal = property(lambda f: 2.0**f.min_exponent, doc="Smallest number with a leading 1.")
     smallest_subnormal = property(lambda f: f.smallest_normal * f.epsilon, doc="Smallest number above 0.")
-    max = property(lambda f: 2.0**f.max_exponent * (1 + f.max_code % 2**f.mantissa_bits * f.epsilon), doc="Largest finite number.")
+    max = property(lambda f: (2 - (1 + (f.specials == "fn")) * f.epsilon) * 2.0**f.max_exponent, doc="Largest finite number.")
     min = property(lambda f: -f.max, doc="Most negative finite number.")
 
 # %% ../nbs/01_dtypes.ipynb #fb159612
@@ -173,11 +175,11 @@ def _encode_one(bits, source, target, positive, negative):
     signed = bits != magnitude and (code != 0 or target.signed_zero == 1)
     return code | (target.mask + 1) if signed else code
 
-# %% ../nbs/01_dtypes.ipynb #ff9fb6ed
+# %% ../nbs/01_dtypes.ipynb #5e460ccb
 @njit
 def _encode_rows(bits, source, target, positive, negative, out):
     for i in range(bits.size):
-        out[i] = _encode_one(bits[i], source, target, positive, negative)
+        out[i] = _encode_one(np.int64(bits[i]), source, target, positive, negative)
 
 # %% ../nbs/01_dtypes.ipynb #3211f0b1
 def as_real_array(
@@ -206,17 +208,19 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
-# %% ../nbs/01_dtypes.ipynb #ada63dcd
-def _rules(target: _Layout, rounding: str, overflow: str) -> list[_Rule]:
-    "The rules for a positive and for a negative number. One that cuts off never gets past the largest number."
+# %% ../nbs/01_dtypes.ipynb #4666c0c3
+def _rules(fmt: FloatFormat, rounding: str, overflow: str) -> tuple[_Layout, _Rule, _Rule]:
+    "The target's layout, and the rules for a positive and for a negative number."
     for name, word, words in [("rounding", rounding, _ROUNDING), ("overflow", overflow, ("ieee", "saturate"))]:
         if not isinstance(word, str):
             raise TypeError(f"{name} must be a word, got {word!r}")
         if word not in words:
             raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}")
-    return [_Rule(*added, target.max_code if added == _CUT else target.inf_code) for added in _ROUNDING[rounding]]
+    target = _layout(fmt, overflow)
+    ends = [target.max_code if added == _CUT else target.inf_code for added in _ROUNDING[rounding]]  # cutting off stops at max
+    return target, *[_Rule(*added, end) for added, end in zip(_ROUNDING[rounding], ends)]
 
-# %% ../nbs/01_dtypes.ipynb #cba0878e
+# %% ../nbs/01_dtypes.ipynb #e60517fc
 def encode(
     x,  # integers or float16, float32 or float64, of any shape
     fmt: FloatFormat,  # the format to store `x` in
@@ -227,14 +231,13 @@ def encode(
 
     Raises TypeError for data that are not real numbers, ValueError for an unknown word and for NaN where `fmt` has none.
     Source: IEEE 754-2019, sections 4.3 and 7.4; for E4M3 and E5M2 Micikevicius et al. 2022, section 3."""
-    target = _layout(fmt, overflow)
+    target, positive, negative = _rules(fmt, rounding, overflow)
     x = as_real_array(x)
-    rules = _rules(target, rounding, overflow)
     if not fmt.has_nan and np.isnan(x).any():
         raise ValueError(f"x must not hold NaN, for which {fmt.name} has no code, got {np.isnan(x).sum()} of them")
     bits, source = _source_bits(x)
     out = np.empty(bits.size, fmt.code_dtype)
-    _encode_rows(bits, source, target, *rules, out)
+    _encode_rows(bits, source, target, positive, negative, out)
     return out.reshape(x.shape)
 
 # %% ../nbs/01_dtypes.ipynb #417840db

@@ -107,21 +107,31 @@ def _round(v, mode, u):
         return np.ceil(v)
     return np.trunc(v) if mode == _TOWARD_ZERO else _stochastic(v, u)
 
-# %% ../nbs/02_steps.ipynb #f8405f01
+# %% ../nbs/02_steps.ipynb #ac4eeb92
+@njit
+def _past_middle(x, lower, upper):
+    if np.isinf(lower + upper):
+        x, lower, upper = x / 4.0, lower / 4.0, upper / 4.0
+    total = lower + upper
+    part = total - lower
+    lost = (lower - (total - part)) + (upper - part)  # lower + upper is total + lost, exactly
+    return 2.0 * x - total if 2.0 * x != total else -lost
+
+# %% ../nbs/02_steps.ipynb #002c1a1f
 @njit
 def _goes_up(x, lower, upper, place, mode, u):
-    below, above = x - lower, upper - x
+    past = _past_middle(x, lower, upper)
     if mode == _HALF_EVEN:
-        return above < below or (above == below and place % 2 == 1)
+        return past > 0.0 or (past == 0.0 and place % 2 == 1)
     if mode == _HALF_AWAY:
-        return above < below or (above == below and abs(upper) >= abs(lower))
+        return past > 0.0 or (past == 0.0 and abs(upper) >= abs(lower))
     if mode == _HALF_UP:
-        return above <= below
+        return past >= 0.0
     if mode == _TOWARD_ZERO:
-        return below > 0.0 and abs(upper) < abs(lower)
+        return x > lower and abs(upper) < abs(lower)
     if mode == _STOCHASTIC:
-        return u >= above / (upper - lower)
-    return mode == _UP and below > 0.0
+        return u >= (upper - x) / (upper - lower)
+    return mode == _UP and x > lower
 
 # %% ../nbs/02_steps.ipynb #004def5d
 @njit
@@ -144,16 +154,19 @@ def _refuse_nan(x: np.ndarray, count: int) -> None:
         first = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
         raise ValueError(f"x must not hold NaN, got {count} of them, the first at index {first}")
 
-# %% ../nbs/02_steps.ipynb #48acd8e3
-def _noise(mode: int, seed, shape: tuple) -> np.ndarray:
-    "Return one uniform number of [0, 1) per element for stochastic rounding, else an empty array."
+# %% ../nbs/02_steps.ipynb #0bc167d7
+def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
+    "Return the rule's place in `Rounding`, and for stochastic rounding one number of [0, 1) per element."
+    if not isinstance(rounding, str):
+        raise TypeError(f"rounding must be a Rounding or its word, got {rounding!r}")
+    mode = list(Rounding).index(Rounding(rounding))
     if mode != _STOCHASTIC:
-        return np.empty((0,) * len(shape))
+        return mode, np.empty((0,) * len(shape))
     if seed is None:
         raise ValueError("seed must be given for stochastic rounding, got None")
-    return np.random.default_rng(seed).random(shape)
+    return mode, np.random.default_rng(seed).random(shape)
 
-# %% ../nbs/02_steps.ipynb #3284c7a5
+# %% ../nbs/02_steps.ipynb #5f61d768
 def round_to_levels(
     x,  # real values of any shape, no NaN; what lies beyond the levels goes to the end level
     levels,  # allowed values, shape (n,), strictly increasing, finite, units of x
@@ -166,12 +179,11 @@ def round_to_levels(
     and for stochastic rounding without a seed; TypeError if an argument is not real.
     """
     x, levels = as_real_array(x, "x"), as_real_array(levels, "levels").astype(np.float64)
-    if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
+    if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
-    mode = list(Rounding).index(Rounding(rounding))
     flat = x.astype(np.result_type(x.dtype, np.float32), order="C", copy=False).reshape(-1)
     out = np.empty(flat.size)
-    nans = _round_to_levels_rows(flat, levels, mode, _noise(mode, seed, flat.shape), out)
+    nans = _round_to_levels_rows(flat, levels, *_mode_and_noise(rounding, seed, flat.shape), out)
     _refuse_nan(x, nans)
     return out.reshape(x.shape)
 
@@ -230,20 +242,19 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
     zero_point.setflags(write=False)
     return zero_point
 
-# %% ../nbs/02_steps.ipynb #e8ea2f46
+# %% ../nbs/02_steps.ipynb #d0eedb7a
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
 
-    Raises ValueError or TypeError where a field breaks the rule in its comment.
-    Source: Jacob et al. 2018, section 2.1, equation 1.
-    """
+    Raises ValueError or TypeError where a field breaks its rule. Source: Jacob et al. 2018, equation 1."""
     scale: float | np.ndarray  # the step, finite, > 0, units of x: one number, or one per channel or group
     zero_point: int | np.ndarray = 0  # the code of the real number 0, in qmin..qmax: one, or one per scale
     qmin: int = -128  # smallest code
     qmax: int = 127  # largest code; qmin..qmax must fit an integer type of at most 32 bits
     axis: int | None = None  # every index of this axis has its own scale, shape (x.shape[axis],)
     group_size: int | None = None  # each run of so many values along the last axis has its own scale
+    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)
@@ -256,8 +267,6 @@ class QParams:
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
         return isinstance(other, QParams) and all(map(same, vars(self).values(), vars(other).values()))
-
-    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
 # %% ../nbs/02_steps.ipynb #05abe773
 def _blocks(shape: tuple, qparams: QParams) -> tuple:
@@ -299,15 +308,20 @@ def _quantize_rows(x, scale, zero_point, qmin, qmax, mode, noise, out):
                 out[o, c, i] = _quantize_one(x[o, c, i], scale[c], zero_point[c], qmin, qmax, mode, u)
     return nans
 
-# %% ../nbs/02_steps.ipynb #00901cc4
-def _channel_values(qparams: QParams, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    "Return scale (in `dtype`) and zero point (int64) as vectors with one value per channel."
-    with np.errstate(over="ignore", under="ignore"):
-        scale = np.asarray(qparams.scale).astype(dtype).reshape(-1)
-    _check_scale(scale)
-    return scale, np.broadcast_to(qparams.zero_point, np.shape(qparams.scale)).astype(np.int64).reshape(-1)
+# %% ../nbs/02_steps.ipynb #aacd33dc
+def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple[np.ndarray, np.ndarray]:
+    "Return scale, in the type of `data / scale` or its own, and zero point (int64), one value per channel."
+    if not isinstance(qparams, QParams):
+        raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
+    scale = np.asarray(qparams.scale)
+    if data is not None:
+        weak = qparams.scale if isinstance(qparams.scale, float) else scale.dtype
+        with np.errstate(over="ignore", under="ignore"):
+            scale = scale.astype(np.result_type(np.result_type(data, weak), np.float32))
+        _check_scale(scale)
+    return scale.reshape(-1), np.broadcast_to(qparams.zero_point, scale.shape).astype(np.int64).reshape(-1)
 
-# %% ../nbs/02_steps.ipynb #398d6638
+# %% ../nbs/02_steps.ipynb #718d16fc
 def quantize(
     x,  # real values of any shape, units of scale; infinities saturate, NaN is refused
     qparams: QParams,  # scale, zero point, range of the codes
@@ -321,12 +335,10 @@ def quantize(
     rounding rule and for stochastic rounding without a seed; TypeError if `x` is not real.
     Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
-    x, mode = as_real_array(x, "x"), list(Rounding).index(Rounding(rounding))
-    scale_type = qparams.scale if isinstance(qparams.scale, float) else qparams.scale.dtype
-    work = np.result_type(np.result_type(x.dtype, scale_type), np.float32)
-    blocks = x.astype(work, order="C", copy=False).reshape(_blocks(x.shape, qparams))
-    scale, zero_point = _channel_values(qparams, work)
-    noise = _noise(mode, seed, blocks.shape)
+    x = as_real_array(x, "x")
+    scale, zero_point = _channel_values(qparams, x.dtype)
+    blocks = x.astype(scale.dtype, order="C", copy=False).reshape(_blocks(x.shape, qparams))
+    mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
     out = np.empty(blocks.shape, qparams.dtype)
     limits = int(qparams.qmin), int(qparams.qmax)
     _refuse_nan(x, _quantize_rows(blocks, scale, zero_point, *limits, mode, noise, out))
@@ -340,7 +352,7 @@ def _dequantize_rows(q, scale, zero_point, out):
             for i in range(q.shape[2]):
                 out[o, c, i] = (np.int64(q[o, c, i]) - zero_point[c]) * scale[c]
 
-# %% ../nbs/02_steps.ipynb #b5295c3a
+# %% ../nbs/02_steps.ipynb #2f69d1c7
 def dequantize(
     q,  # integer codes of any shape, each in qmin..qmax
     qparams: QParams,  # the parameters they were made with
@@ -354,11 +366,11 @@ def dequantize(
     q = as_real_array(q, "q")
     if q.dtype.kind not in "iu":
         raise TypeError(f"q must hold integers, got {q.dtype}")
+    scale, zero_point = _channel_values(qparams)
     outside = q[(q < qparams.qmin) | (q > qparams.qmax)]
     if outside.size:
         raise ValueError(f"q must lie in qmin..qmax = {qparams.qmin}..{qparams.qmax}, got {outside.flat[0]}")
     blocks = q.astype(qparams.dtype, order="C", copy=False).reshape(_blocks(q.shape, qparams))
-    scale, zero_point = _channel_values(qparams, np.asarray(qparams.scale).dtype)
     out = np.empty(blocks.shape, scale.dtype)
     _dequantize_rows(blocks, scale, zero_point, out)
     return out.reshape(q.shape)
@@ -380,7 +392,7 @@ def fake_quantize(
     with np.errstate(over="ignore"):
         return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
 
-# %% ../nbs/02_steps.ipynb #22fdb010
+# %% ../nbs/02_steps.ipynb #e9cae319
 def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
     "Return `x` and `y` as float64 after a check that they have one shape and hold something."
     x, y = as_real_array(x, "x"), as_real_array(y, "y")
@@ -388,7 +400,7 @@ def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    return x.astype(np.float64), y.astype(np.float64)
+    return x.astype(np.float64, order="C"), y.astype(np.float64, order="C")  # sums run in one order, whatever the layout
 
 # %% ../nbs/02_steps.ipynb #7bb77a0a
 def mse(

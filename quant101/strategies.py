@@ -23,10 +23,10 @@ def _larger_magnitude(most, pattern, mask):
     "Return the larger of `most` and `pattern` without its sign bit."
     return max(most, pattern & mask)
 
-# %% ../nbs/03_strategies.ipynb #28c97dcd
+# %% ../nbs/03_strategies.ipynb #79f4888b
 @njit
 def _absmax_rows(patterns, mask, out):
-    "Write the largest magnitude of each channel of `patterns`, shape (outer, channels, inner), to `out`."
+    "Write the largest magnitude of each channel of `patterns` (outer, channels, inner) to `out`."
     outer, channels, inner = patterns.shape
     for o in range(outer):
         for c in range(channels):
@@ -49,29 +49,30 @@ def _absmax(
         raise ValueError(f"x must be finite, so that a range can be found, got {bad[0]}")
     return absmax
 
-# %% ../nbs/03_strategies.ipynb #966cb748
+# %% ../nbs/03_strategies.ipynb #162ada20
 def _as_floats(x) -> np.ndarray:
-    "Return `x` as float32 or float64: float16 becomes float32, integers become float64. Empty arrays are refused."
+    "Return `x`, which must not be empty, as float32 or float64: integers become float64."
     x = as_real_array(x, "x")
     if x.size == 0:
-        raise ValueError(f"x must hold at least one value, so that a range can be found, got shape {x.shape}")
-    return x.astype(np.result_type(x.dtype, np.float32) if x.dtype.kind == "f" else np.float64, copy=False)
+        raise ValueError(f"x must hold a value, so that a range can be found, got shape {x.shape}")
+    dtype = np.result_type(x.dtype, np.float32) if x.dtype.kind == "f" else np.float64
+    return x.astype(dtype, copy=False)
 
-# %% ../nbs/03_strategies.ipynb #f0b07d22
+# %% ../nbs/03_strategies.ipynb #22c094bd
 def _as_int(value, name: str) -> int:
-    "Return `value` as an int. Raises TypeError for a bool, a float and whatever else is no integer."
+    "Return `value` as an int. Raises TypeError for a bool, a float and whatever is no integer."
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     return operator.index(value)
 
-# %% ../nbs/03_strategies.ipynb #fa2d6a63
+# %% ../nbs/03_strategies.ipynb #59f3b59f
 def _channel_shapes(shape: tuple, axis: int | None, group_size: int | None) -> tuple[tuple, tuple]:
-    "Return the shape (outer, channels, inner) in which each channel has one scale, and the shape of the scales."
+    "Return the shape (outer, channels, inner), with one scale per channel, and the scales' shape."
     if axis is not None and group_size is not None:
-        raise ValueError(f"axis and group_size must not be given together, got {axis} and {group_size}")
+        raise ValueError(f"axis and group_size must not both be given, got {axis} and {group_size}")
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"axis must be an axis of x, whose shape is {shape}, got {axis}")
+            raise ValueError(f"axis must be an axis of x, shape {shape}, got {axis}")
         axis %= len(shape)
         return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
     if group_size is None:
@@ -79,7 +80,7 @@ def _channel_shapes(shape: tuple, axis: int | None, group_size: int | None) -> t
     if group_size < 1:
         raise ValueError(f"group_size must be at least 1, got {group_size}")
     if not shape or shape[-1] % group_size:
-        raise ValueError(f"group_size must divide the last axis of x, whose shape is {shape}, got {group_size}")
+        raise ValueError(f"group_size must divide the last axis of x, shape {shape}, got {group_size}")
     scales = shape[:-1] + (shape[-1] // group_size,)
     return (1, prod(scales), group_size), scales
 
@@ -106,19 +107,19 @@ def _scale_for(
         scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
     return np.where(absmax > 0, scale, scale.dtype.type(1))
 
-# %% ../nbs/03_strategies.ipynb #9ee973ce
+# %% ../nbs/03_strategies.ipynb #06d7d3ad
 def absmax_qparams(
     x,  # real values of any shape, finite, at least one
     bits: int = 8,  # bits of a code, 2 to 16
     axis: int | None = None,  # every index of this axis gets its own scale
-    group_size: int | None = None,  # every run of so many values along the last axis gets its own scale; divides it
-    narrow: bool = True,  # True: codes -qmax..qmax, scale absmax / qmax; False: -qmax-1..qmax, absmax / (qmax + 0.5)
+    group_size: int | None = None,  # every run of so many values along the last axis gets its own
+    narrow: bool = True,  # codes from -qmax, scale absmax / qmax; else from -qmax - 1, absmax / (qmax + 0.5)
 ) -> QParams:  # zero point 0; scale in float32, for float64 and integer x in float64
     """Find the scale, or the scales, with which the largest magnitude of `x` just fits the codes.
 
-    Where `x` is all 0 the scale is 1. A scale below the normal floats is rounded up, so that none is 0.
-    Raises ValueError for NaN, infinity, an empty `x`, bits outside 2..16, an axis or a group size that does not
-    fit, and for both together; TypeError if `x` is not real or an argument is not of its kind.
+    Where `x` is all 0 the scale is 1. A scale below the normal floats is rounded up, so none is 0.
+    Raises ValueError for NaN, infinity, an empty `x`, bits outside 2..16, an axis or a group size
+    that does not fit, and for both together; TypeError for arguments of another kind.
     Source: Wu et al. 2020, sections 3.1.2 and 3.2; with narrow=False as PyTorch's MinMaxObserver.
     """
     x, (qmin, qmax) = _as_floats(x), _code_range(bits, narrow)
@@ -128,10 +129,10 @@ def absmax_qparams(
     scale = _scale_for(_absmax(x.reshape(blocks)), (qmax - qmin) / 2)
     return QParams(scale.reshape(scales), 0, qmin, qmax, axis, group_size)
 
-# %% ../nbs/03_strategies.ipynb #772037aa
+# %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
 class OutlierSplit:
-    "A few columns of a matrix in full precision, and the rest as integer codes with a scale per row; see `split_outliers`."
+    "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row."
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
@@ -145,10 +146,10 @@ class OutlierSplit:
     @property
     def nbytes(self) -> int:
         "Bytes of the codes, the scales, the column indices and the outliers."
-        return self.q.nbytes + self.qparams.scale.nbytes + self.columns.nbytes + self.outliers.nbytes
+        return sum(part.nbytes for part in (self.q, self.qparams.scale, self.columns, self.outliers))
 
     def dequantize(self) -> np.ndarray:
-        "Return the matrix in x's floating type: outlier columns unchanged, the rest as the codes say."
+        "Return the matrix in x's floating type: outliers as they were, the rest from the codes."
         x = dequantize(self.q, self.qparams).astype(self.outliers.dtype, copy=False)
         x[:, self.columns] = self.outliers
         return x
@@ -162,18 +163,18 @@ def _as_threshold(threshold) -> float:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
     return float(threshold)
 
-# %% ../nbs/03_strategies.ipynb #621badf3
+# %% ../nbs/03_strategies.ipynb #b7da5212
 def split_outliers(
     x,  # real values, shape (rows, columns), usually tokens by features; finite, at least one
-    threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, inf for none, units of x
+    threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, units of x
     bits: int = 8,  # bits of the codes of the other columns, 2 to 16
 ) -> OutlierSplit:
-    """Keep the columns with large values in full precision and quantize the rest with an absmax scale per row.
+    """Keep the columns with large values in full precision and quantize the rest, a scale per row.
 
-    A row's scale reaches its largest magnitude outside the outlier columns. The threshold is taken in the type of `x`,
-    float32 at least.
-    Raises ValueError for NaN, infinity, an `x` that is empty or no matrix, a threshold that is NaN or not greater
-    than 0, and bits outside 2..16; TypeError if an argument is not of its kind.
+    A row's scale reaches its largest magnitude outside the outlier columns. The threshold is taken
+    in the type of `x`, float32 at least.
+    Raises ValueError for NaN, infinity, an `x` that is empty or no matrix, a threshold that is NaN
+    or not greater than 0, and bits outside 2..16; TypeError for arguments of another kind.
     Source: Dettmers et al. 2022, section 3.2.
     """
     given, threshold = as_real_array(x, "x"), _as_threshold(threshold)
@@ -196,32 +197,32 @@ def _multiply_rows(a, b, out):
             for j in range(b.shape[1]):
                 out[i, j] += a[i, k] * b[k, j]
 
-# %% ../nbs/03_strategies.ipynb #a7ede7b8
+# %% ../nbs/03_strategies.ipynb #b02f4864
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
-    "Return the weight's qparams, by absmax per column if None was given, after a check that both fit."
+    "Return the weight's qparams, by absmax per column if None was given, if they and `w` fit."
     if w.ndim != 2 or w.shape[0] != columns or w.size == 0:
-        raise ValueError(f"w must be a matrix with one row for each of the {columns} columns of x, got shape {w.shape}")
+        raise ValueError(f"w must have a row for each of the {columns} columns of x, got shape {w.shape}")
     if not np.isfinite(w).all():
         raise ValueError(f"w must be finite, got {w[~np.isfinite(w)][0]}")
     if qparams is None:
         return absmax_qparams(w, axis=1)
     if qparams.group_size is not None or qparams.axis not in (None, 1, -1):
-        raise ValueError("w_qparams must have one scale or one per column (axis 1), because no other can be pulled "
-                         f"out of the sum, got axis {qparams.axis} and group_size {qparams.group_size}")
+        place = f"axis {qparams.axis} and group_size {qparams.group_size}"
+        raise ValueError(f"w_qparams must have one scale or one per column (axis 1), got {place}")
     if np.any(qparams.zero_point):
         raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams
 
-# %% ../nbs/03_strategies.ipynb #251395f6
+# %% ../nbs/03_strategies.ipynb #c05a4c49
 def split_matmul(
     split: OutlierSplit,  # the left matrix, shape (rows, columns)
-    w,  # the right matrix, finite, shape (columns, outputs): the transpose of a weight whose rows are outputs
-    w_qparams: QParams | None = None,  # one scale for w or one per column, zero point 0; None: 8-bit absmax per column
+    w,  # the right matrix, finite, shape (columns, outputs); for a weight with outputs as rows, its transpose
+    w_qparams: QParams | None = None,  # one scale, or one per column, zero point 0; None: 8-bit absmax per column
 ) -> np.ndarray:  # shape (rows, outputs), the floating type of the outliers and w, float32 at least
-    """Multiply a split matrix by `w`: its codes with the codes of `w`, its outlier columns with `w` itself.
+    """Multiply a split matrix by `w`: codes by the codes of `w`, outlier columns by `w` itself.
 
-    Raises ValueError if `w` does not fit or is not finite, or its scales cannot be pulled out of the sum; TypeError if
-    `w` is not real.
+    Raises ValueError if `w` does not fit or is not finite, or if its scales cannot be pulled out of
+    the sum; TypeError if `w` is not real.
     Source: Dettmers et al. 2022, section 3.2.
     """
     w = as_real_array(w, "w")
@@ -231,5 +232,6 @@ def split_matmul(
     _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
     y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
     y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
+    w_type = w.dtype if w.dtype.kind == "f" else np.float64
     with np.errstate(over="ignore"):
-        return y.astype(np.result_type(split.outliers.dtype, w.dtype if w.dtype.kind == "f" else np.float64, np.float32))
+        return y.astype(np.result_type(split.outliers.dtype, w_type, np.float32))

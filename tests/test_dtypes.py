@@ -252,7 +252,7 @@ def integers_near_ties(dtype):
         for bits in (3, 7, 10, 23):  # of the mantissa
             half = 1 << max(top - bits - 1, 0)
             for n in (1, 3, 2 ** (bits + 1) - 1):
-                found.update((1 << top) + n * half + d for d in (-1, 0, 1))
+                found.update((1 << top) + n * half + d for d in (-1, 0, 1, 1024))
     found |= {-n for n in found}
     return np.array(sorted(n for n in found if info.min <= n <= info.max), dtype)
 

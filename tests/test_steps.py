@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from tests_support import needs
 
 from quant101 import steps
 from quant101.samples import load_sample
@@ -140,7 +141,8 @@ def test_rounding_members_and_words_are_the_same():
 def test_unknown_rounding_is_refused_with_the_known_words(word):
     for f in (lambda: quantize([1.0], QParams(1.0), word), lambda: round_to_levels([1.0], [0, 2], word),
               lambda: fake_quantize([1.0], QParams(1.0), word)):
-        with pytest.raises(ValueError, match="rounding must be one of half-even, .*stochastic, got"):
+        error, rule = (ValueError, "one of half-even, .*stochastic") if isinstance(word, str) else (TypeError, "a Rounding or its word")
+        with pytest.raises(error, match=f"rounding must be {rule}, got"):
             f()
 
 
@@ -774,14 +776,14 @@ def test_the_answers_to_the_exercises():
 
 # ---------------------------------------------------------------- against ONNX Runtime
 
-onnxruntime = pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper  # noqa: E402
-
-CODE_TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "uint16": TensorProto.UINT16}
+CODE_TYPES = ["int8", "uint8", "int16", "uint16"]
 
 
 def run_onnx(operator, data, scale, zero_point, dtype, **attributes):
-    code_type = CODE_TYPES[dtype]
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    code_type = getattr(TensorProto, dtype.upper())
     constants = [helper.make_tensor("scale", TensorProto.FLOAT, np.shape(scale), np.ravel(scale)),
                  helper.make_tensor("zero_point", code_type, np.shape(zero_point), np.ravel(zero_point))]
     kinds = [TensorProto.FLOAT, code_type] if operator == "QuantizeLinear" else [code_type, TensorProto.FLOAT]
@@ -801,6 +803,8 @@ def onnx_data(rng, shape):
     return x
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("dtype", CODE_TYPES)
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, -1])
 def test_equal_to_onnx_runtime(dtype, axis):
@@ -819,6 +823,8 @@ def test_equal_to_onnx_runtime(dtype, axis):
         assert np.array_equal(run_onnx("DequantizeLinear", q, scale, zero_point, dtype, **attributes), dequantize(q, p))
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("group_size", [16, 32])
 def test_groups_equal_onnx_blocks(group_size):
     rng = np.random.default_rng(8)
@@ -831,6 +837,8 @@ def test_groups_equal_onnx_blocks(group_size):
     assert np.array_equal(run_onnx("DequantizeLinear", q, scale, zero_point, "int8", axis=1, block_size=group_size), dequantize(q, p))
 
 
+@needs("onnxruntime")
+@needs("onnx")
 @pytest.mark.parametrize("name", ["attention_weight", "ffn_weight", "ffn_input"])
 def test_real_tensors_equal_onnx_runtime(name):
     x = load_sample(name)
@@ -844,9 +852,10 @@ def test_real_tensors_equal_onnx_runtime(name):
 # ---------------------------------------------------------------- the figures
 
 def test_figures_of_the_chapter_draw():
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
     from quant101 import plots
 
     x = np.linspace(-2, 2, 41)
@@ -862,3 +871,23 @@ def test_figures_of_the_chapter_draw():
     plots.plot_sqnr_per_bit([2, 3], [6, 12], [6, 12])
     plots.plot_layers({"int8": np.array([40.0, 38])})
     plt.close("all")
+
+
+def test_levels_are_nearest_beside_the_middle():
+    "Within 1e-16 of a midpoint the two distances are equal as float64, and the numbers are not."
+    for x, level in [(-1e-17, -1), (-1e-45, -1), (0.0, 1), (1e-45, 1)]:
+        assert round_to_levels([x], [-3, -1, 1, 3], "half-up") == level
+    huge = np.array([-1.7e308, 1.7e308])
+    assert round_to_levels([-1.0, 1.0], huge, "half-even").tolist() == huge.tolist()
+
+
+@pytest.mark.parametrize("f", [quantize, dequantize, fake_quantize])
+def test_qparams_of_another_type_is_refused(f):
+    with pytest.raises(TypeError, match="qparams must be a QParams, got float"):
+        f([1], 0.5)
+
+
+def test_measures_do_not_depend_on_the_layout():
+    x, y = np.random.default_rng(3).normal(size=(2, 301, 77))
+    for measure in (mse, sqnr_db, cosine_similarity):
+        assert measure(x, y) == measure(np.asfortranarray(x), y) == measure(x, np.asfortranarray(y))
