@@ -1,0 +1,140 @@
+"""What the book build adds to Jupyter Book: nbdev's directives, a cache key that covers the package, local assets.
+
+A notebook says what it means in `#|` lines alone. On `source-read` Sphinx hands over the notebook's JSON before
+myst-nb parses it; the lines become cell tags and figure metadata there, in memory, and no page shows them.
+Formulas are written as MathML, which browsers draw by themselves, with a font that travels with the book.
+"""
+
+import ast
+import configparser
+import hashlib
+import json
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from fontTools.ttLib import TTFont
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parent.parent
+TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution"}
+DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
+FONT = "stix-two-math.woff"
+
+
+def apply_directives(cell):
+    "Move the `#|` lines that open a code cell into its metadata; return False if nothing is left of it."
+    lines = "".join(cell["source"]).splitlines(keepends=True)
+    figure = {}
+    while lines and (line := DIRECTIVE.match(lines[0])):
+        key, value = line[1], line[2].strip()
+        if tag := TAGS.get((key, value)):
+            cell["metadata"].setdefault("tags", []).append(tag)
+        elif key in ("label", "fig-cap", "fig-alt"):
+            figure[key] = value
+        lines.pop(0)
+    if figure:
+        named = {"name": figure.get("label"), "caption": figure.get("fig-cap")}
+        cell["metadata"]["mystnb"] = {
+            "image": {"alt": figure.get("fig-alt", "")},
+            "figure": {key: value for key, value in named.items() if value},
+        }
+    cell["source"] = "".join(lines)
+    return bool(cell["source"].strip())
+
+
+def imported_modules(source):
+    "Names of the quant101 modules that Python source imports; `quant101` itself stands for all of them."
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "quant101")
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, ["quant101" if node.level else None, node.module]))  # `.steps` is ours
+            if module == "quant101":
+                yield from (f"quant101.{a.name}" for a in node.names)
+            elif module.startswith("quant101."):
+                yield module
+
+
+def package_files(source):
+    "Every file of the package that running `source` can read: imported modules, theirs in turn, and data."
+    found, todo = set(), [name for name in imported_modules(source)]
+    while todo:
+        module = ROOT / (todo.pop().replace(".", "/") + ".py")
+        path = module if module.exists() else ROOT / "quant101/__init__.py"
+        if path not in found:
+            found.add(path)
+            todo += imported_modules(path.read_text(encoding="utf8"))
+            if path.stem == "samples":
+                found.update((ROOT / "quant101/data").iterdir())
+    return sorted(found)
+
+
+def read_notebook(app, docname, source):
+    path = Path(app.env.doc2path(docname))
+    if path.suffix != ".ipynb":
+        return
+    notebook = json.loads(source[0])
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
+    files = [*package_files(python), ROOT / "constraints.txt"]
+    for file in [*files, Path(__file__)]:
+        app.env.note_dependency(str(file))
+    digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
+    notebook["cells"] = [c for c in notebook["cells"] if c["cell_type"] != "code" or apply_directives(c)]
+    source[0] = json.dumps(notebook)
+
+
+def read_settings():
+    "The values of settings.ini, where owner and repository stand and nowhere else."
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf8")
+    return settings["DEFAULT"]
+
+
+def name_repository(app, config):
+    own = read_settings()
+    config.html_theme_options |= {
+        "repository_url": f"https://github.com/{own['user']}/{own['repo']}",
+        "repository_branch": own["branch"],
+        "use_repository_button": True,
+    }
+
+
+def write_formula(translator, node):
+    "Append a formula as MathML; a command that docutils does not know is a warning, and so fails a strict build."
+    as_block = isinstance(node, nodes.math_block)
+    try:
+        formula = tex2mathml(node.astext(), as_block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
+        raise nodes.SkipNode from error
+    tag = "div" if as_block else "span"
+    number = f'<span class="eqno">({node["number"]})</span>' if as_block and node.get("number") else ""
+    anchors = "".join(f'<span id="{i}"></span>' for i in node.get("ids", []))
+    translator.body.append(f'{anchors}<{tag} class="math">{number}{formula}</{tag}>')
+    raise nodes.SkipNode
+
+
+def copy_assets(app, exception):
+    if exception is None and app.builder.format == "html":
+        static = Path(app.outdir, "_static")
+        shutil.copy(Path(__file__).with_name("book.css"), static)
+        if not (static / FONT).exists():
+            font = TTFont(files("ziamath") / "fonts/STIXTwoMath-Regular.ttf")
+            font.flavor = "woff"
+            font.save(static / FONT)
+
+
+def setup(app):
+    app.connect("config-inited", name_repository)
+    app.connect("source-read", read_notebook)
+    app.connect("build-finished", copy_assets)
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
+    app.add_css_file("book.css")
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,55 @@
+"""A check that cannot be made here is named at the end of the run; with QUANT101_CHECK_ALL=1 it is a failure."""
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+not_checked = {}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(name): an importable module, or 'browser', without which the test cannot run")
+
+
+def is_here(name):
+    if name == "browser":
+        return find_browser() is not None
+    return importlib.util.find_spec(name) is not None
+
+
+def find_browser():
+    "How to start a Chromium in Playwright's terms, or None where there is none."
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+    folders = ("/Applications/Google Chrome.app/Contents/MacOS", r"C:\Program Files\Google\Chrome\Application",
+               r"C:\Program Files (x86)\Microsoft\Edge\Application")
+    search = os.pathsep.join([os.environ.get("PATH", ""), *folders])
+    return next((path for name in (*names, "Google Chrome") if (path := shutil.which(name, path=search))), None)
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("needs"):
+        name = mark.args[0]
+        if not is_here(name):
+            not_checked.setdefault(name, []).append(item.nodeid)
+            if os.environ.get("QUANT101_CHECK_ALL") == "1":
+                pytest.fail(f"{name} is not installed, and QUANT101_CHECK_ALL=1 asks for every check", pytrace=False)
+            pytest.skip(f"not checked: {name} is not installed")
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, tests in not_checked.items():
+        terminalreporter.section(f"NOT CHECKED: {name} is not installed", sep="!")
+        for test in tests:
+            terminalreporter.line(test)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

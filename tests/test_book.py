@@ -1,0 +1,110 @@
+"""The built book: nothing of the workshop shows, every figure speaks, and no page asks another host for anything."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from tests_support import ROOT, needs, run
+
+HTML = ROOT / "_build/html"
+PAGES = sorted(p for p in (HTML / "nbs").glob("*.html"))
+ids = [p.stem for p in PAGES]
+
+
+class Page(HTMLParser):
+    "The text and the images of a page."
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.images, self.skip = [], [], 0
+        self.feed(path.read_text(encoding="utf8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.skip += tag in ("script", "style")
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_endtag(self, tag):
+        self.skip -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self.skip:
+            self.text.append(data)
+
+
+def test_the_book_was_built():
+    assert "index" in ids and len(PAGES) == len(list((ROOT / "nbs").glob("*.ipynb"))) + len(list((ROOT / "nbs").glob("*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_nothing_of_the_workshop_shows(page):
+    text = "".join(Page(page).text)
+    assert "#|" not in text
+    assert "Traceback (most recent call last)" not in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_figure_has_alternative_text(page):
+    html = page.read_text(encoding="utf8")
+    for image in Page(page).images:
+        alt = image.get("alt") or ""
+        assert len(alt) > 20 and not alt.startswith("../"), image
+    for svg in re.findall(r"<svg[^>]*>", html):  # drawn in the page itself
+        assert "aria-label" in svg or "aria-hidden" in svg or 'class="sd-' in svg or "svg-inline" in svg
+
+
+@needs("browser")
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_page_needs_no_other_host(page, browser):
+    tab = browser.new_page()
+    asked, errors = [], []
+    tab.on("request", lambda r: asked.append(r.url))
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.on("requestfailed", lambda r: errors.append(f"failed: {r.url}"))
+    tab.goto(page.as_uri())
+    tab.wait_for_load_state("load")
+    if tab.locator("math").count():
+        drawn = tab.evaluate("document.fonts.ready.then(f => [...f].filter(x => x.family.includes('STIX')).map(x => x.status))")
+        assert drawn == ["loaded"]
+        assert tab.evaluate("[...document.querySelectorAll('math')].every(m => m.getBoundingClientRect().height > 5)")
+    wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    tab.close()
+    assert [u for u in asked if not u.startswith(("file:", "data:", "blob:"))] == []
+    assert errors == []
+    assert wide <= 0, "the page scrolls sideways"
+
+
+# The build itself, on a book of one page
+
+
+def small_book(folder, *cells):
+    for part in ("_ext", "_config.yml", "references.bib", "settings.ini", "constraints.txt"):
+        source = ROOT / part
+        shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
+    code = [dict(cell_type="code", execution_count=None, id=f"c{i}", metadata={}, outputs=[], source=c) for i, c in enumerate(cells)]
+    title = dict(cell_type="markdown", id="title", metadata={}, source="# A page")
+    kernel = dict(kernelspec=dict(display_name="python3", language="python", name="python3"))
+    (folder / "page.ipynb").write_text(json.dumps(dict(cells=[title, *code], metadata=kernel, nbformat=4, nbformat_minor=5)))
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    return folder
+
+
+BUILD = ("-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-W", "-n", "--keep-going", "--quiet")
+
+
+def test_directives_become_what_the_page_shows(tmp_path):
+    book = small_book(tmp_path, "#| default_exp page", "#| hide\nsecret = 1", "#| echo: false\nprint('said', secret)",
+                      "#| eval: false\nraise SystemExit('never run')", "#| export\nshown = 2")
+    run(*BUILD, cwd=book)
+    text = "".join(Page(book / "_build/html/page.html").text)
+    assert "said 1" in text and "shown" in text and "never run" in text
+    assert "secret" not in text and "#|" not in text and "default_exp" not in text
+
+
+def test_a_failing_cell_fails_the_build(tmp_path):
+    book = small_book(tmp_path, "1 / 0")
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run(*BUILD, cwd=book)

@@ -1,0 +1,252 @@
+"""The rules of the house: one source, clean notebooks, reading order, kernels, packaging, workflows."""
+
+import ast
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from fastcore.docments import docments
+from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, run
+
+sys.path.insert(0, str(ROOT / "_ext"))
+import quant101_book  # noqa: E402
+
+TEXT = {".md", ".py", ".ipynb", ".toml", ".ini", ".yml", ".cff", ".txt", ".bib", ".css"}
+
+
+def tracked_files():
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:  # an unpacked archive has no git
+        return [p for p in ROOT.rglob("*") if p.is_file() and not {".venv", "_build"} & set(p.parts)]
+    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+# One source
+
+
+def test_package_is_what_the_notebooks_export(tmp_path):
+    for part in ("nbs", "quant101", "settings.ini", "README.md"):
+        source, target = ROOT / part, tmp_path / part
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    run("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=tmp_path)
+    run("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=tmp_path)
+    for path in [*(ROOT / "quant101").glob("*.py"), *NOTEBOOKS]:
+        again = (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf8")
+        assert again == path.read_text(encoding="utf8"), f"{path.name} is not what `make export` makes"
+
+
+def test_one_notebook_one_module():
+    exported = {re.search(r"#\| default_exp (\w+)", cells)[1] for nb in NOTEBOOKS
+                if "#| default_exp" in (cells := "\n".join(code_cells(nb)))}
+    assert exported == {m.stem for m in MODULES}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_is_clean(path):
+    notebook = json.loads(path.read_text(encoding="utf8"))
+    assert set(notebook["metadata"]) == {"kernelspec"}
+    for cell in notebook["cells"]:
+        assert cell["metadata"] == {}, "tags belong in `#|` lines"
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    cells = code_cells(path)
+    assert max(len(c.splitlines()) for c in cells) <= 25
+    assert sum("#| hide" in c for c in cells) <= 8
+    assert not any(re.search(r"import \*|filterwarnings|^!|%pip", c, re.M) for c in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_runs(path):
+    run("-c", f"from nbdev.test import nbdev_test; nbdev_test(path={str(path)!r}, n_workers=0)", timeout=600)
+
+
+# Reading order is dependency order
+
+
+def reading_order():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
+    return [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+
+
+def imports(source):
+    return {name.split(".")[1] for name in quant101_book.imported_modules(source) if "." in name}
+
+
+def test_reading_order_is_dependency_order():
+    read = []
+    for file in reading_order():
+        notebook = ROOT / f"{file}.ipynb"
+        if not notebook.exists():
+            continue
+        cells = code_cells(notebook)
+        module = next((m[1] for c in cells if (m := re.match(r"#\| default_exp (\w+)", c))), None)
+        own = {module} if module else set()
+        sources = [c for c in cells if not c.startswith("%")]
+        if module:
+            sources.append((ROOT / f"quant101/{module}.py").read_text(encoding="utf8"))
+        for source in sources:
+            assert imports(source) <= set(read) | own, f"{file} imports what no reader has seen: {imports(source)}"
+        read += own
+    assert set(read) == {m.stem for m in MODULES}
+
+
+def test_every_notebook_has_its_place():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
+    files = {toc["root"], *reading_order()}
+    assert {f"nbs/{p.stem}" for p in NOTEBOOKS} <= files
+
+
+# Kernels and public functions
+
+
+def jit_calls(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        for decorator in getattr(node, "decorator_list", []):
+            call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
+            if re.search(r"\b(njit|jit|vectorize|guvectorize|stencil)\b", ast.unparse(call.func)):
+                yield node, call
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_kernels_obey_the_rules(path):
+    for function, call in jit_calls(path):
+        options = {k.arg for k in call.keywords}
+        assert not options & {"fastmath", "cache", "forceobj"}, f"{function.name}: {options}"
+        assert function.name.startswith("_"), f"{function.name}: the public face is plain Python"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_public_names_are_documented(path):
+    module = importlib.import_module(f"quant101.{path.stem}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if callable(thing) and getattr(thing, "__module__", "") == module.__name__:
+            assert thing.__doc__ and thing.__doc__.strip(), f"{name} has no docstring"
+            if not isinstance(thing, type):
+                missing = [k for k, v in docments(thing).items() if v is None and k not in ("return", "args", "kwargs")]
+                assert not missing, f"{name}: no docment for {missing}"
+
+
+def test_plain_import_is_light():
+    code = "import sys, quant101; print([m for m in ('matplotlib','sklearn','torch','onnxruntime','ml_dtypes','IPython','nbdev') if m in sys.modules])"
+    assert run("-c", code).strip() == "[]"
+
+
+# What is handed out
+
+
+def test_wheel_holds_the_package_and_installs_in_an_empty_environment(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "_build", "build", "*.egg-info", ".*cache", ".hypothesis"))
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source))
+    wheel = next(tmp_path.glob("*.whl"))
+    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    package = [p for p in (ROOT / "quant101").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert sorted(names) == sorted(p.relative_to(ROOT).as_posix() for p in package)
+    venv.create(tmp_path / "env", with_pip=True)
+    python = next(p for p in (tmp_path / "env").glob("*/python*") if p.stem == "python" and p.parent.name in ("bin", "Scripts"))
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel], check=True, cwd=tmp_path)
+    tour = tmp_path / "tour.py"
+    tour.write_text(readme_tour(), encoding="utf8")
+    subprocess.run([python, tour], check=True, cwd=tmp_path)
+
+
+def readme_tour():
+    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf8"), re.S)[1]
+
+
+def test_readme_shows_the_tour_that_the_landing_page_runs():
+    tour = "\n".join(c for c in code_cells(ROOT / "nbs/index.ipynb") if not c.startswith("#|"))
+    assert readme_tour().strip() == tour.strip()
+    assert len([line for line in tour.splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_paths_that_are_named_exist(name):
+    text = (ROOT / name).read_text(encoding="utf8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    paths = {p for p in re.findall(r"`([\w./-]+)`|\]\(([\w./-]+)\)", prose) for p in p if "/" in p or re.search(r"\.(md|ini|toml|txt|yml|ipynb|py|cff|bib)$", p)}
+    assert paths
+    missing = {p for p in paths if not (ROOT / p).exists() and not p.startswith(("_build/", ".venv"))}
+    assert not missing
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf8"), re.M))
+    assert set(re.findall(r"`make (\w+)", text)) <= targets
+
+
+def test_constraints_pin_by_version_alone():
+    lines = [x for x in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines() if not x.startswith("#")]
+    assert lines and all(re.fullmatch(r"[\w.\-]+==[\w.!+]+", x) for x in lines)
+
+
+def test_owner_and_repository_stand_in_settings_alone():
+    settings = quant101_book.read_settings()
+    address = f"github.com/{settings['user']}"
+    written = [p for p in tracked_files() if p.suffix in TEXT and p.name != "_modidx.py"]  # nbdev writes that one
+    found = [p.name for p in written if address in p.read_text(encoding="utf8")]
+    assert found == []
+
+
+# Workflows
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
+def test_workflow_is_valid_and_pinned(path):
+    run("-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path))
+    text = path.read_text(encoding="utf8")
+    used = re.findall(r"uses: (\S+)", text)
+    assert used and all(re.search(r"@([0-9a-f]{40}|v\d+\.\d+\.\d+)$", u) for u in used)
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+
+
+def test_workflows_are_three():
+    assert [p.stem for p in WORKFLOWS] == ["book", "check", "nightly"]
+
+
+# The execution cache of the book
+
+
+def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, monkeypatch):
+    package = tmp_path / "quant101"
+    package.mkdir()
+    (package / "__init__.py").write_text("from quant101.last import c\n")
+    (package / "first.py").write_text("a = 1\n")
+    (package / "second.py").write_text("from .first import a\n")  # as nbdev writes it
+    (package / "last.py").write_text("c = 3\n")
+    monkeypatch.setattr(quant101_book, "ROOT", tmp_path)
+
+    def names(source):
+        return {p.stem for p in quant101_book.package_files(source)}
+
+    assert names("import numpy") == set()
+    assert names("from quant101.second import a") == {"first", "second"}
+    assert names("from quant101 import second") == {"first", "second"}
+    assert names("import quant101 as q") == {"__init__", "last"}
+
+
+def test_plain_import_gives_every_name_of_the_chapters():
+    package = importlib.import_module("quant101")
+    apart = {"plots", "samples", "transformer", "scale", "check", "cli", "bench"}
+    for module in (importlib.import_module(f"quant101.{m.stem}") for m in MODULES if m.stem not in apart):
+        for name in module.__all__:
+            assert getattr(package, name) is getattr(module, name)
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_samples(tmp_path):
+    code = f"import sys; sys.path.insert(0, 'tools'); import draw_picture; draw_picture.main({str(tmp_path / 'again.svg')!r})"
+    run("-c", code)
+    pictures = [p.read_text(encoding="utf8") for p in (ROOT / ".github/outliers.svg", tmp_path / "again.svg")]
+    number = r"-?\d+\.\d+"
+    assert re.sub(number, "", pictures[0]) == re.sub(number, "", pictures[1])
+    kept, again = (np.array(re.findall(number, p), float) for p in pictures)
+    np.testing.assert_allclose(kept, again, atol=0.01)

@@ -1,0 +1,27 @@
+"""What several test files share."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+MODULES = sorted(p for p in (ROOT / "quant101").glob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+
+needs = pytest.mark.needs  # @needs("torch"): see conftest.py
+
+
+def code_cells(notebook):
+    "Sources of a notebook's code cells."
+    cells = json.loads(Path(notebook).read_text(encoding="utf8"))["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+
+
+def run(*command, cwd=ROOT, **kwargs):
+    "Run a command of this environment and return its output; a failure shows it."
+    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, f"{command} failed with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
