@@ -7,8 +7,9 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_num
            'plot_training', 'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes',
            'plot_half_step', 'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_cost_curve',
            'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold',
-           'plot_split_or_clip', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain',
-           'plot_sample_columns', 'plot_sample_values']
+           'plot_split_or_clip', 'plot_distributions', 'plot_two_errors', 'plot_doubling', 'plot_divergence',
+           'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms',
+           'plot_gain', 'plot_sample_columns', 'plot_sample_values']
 
 # %% ../nbs/00_plots.ipynb #fc0ff953
 import sys
@@ -436,6 +437,135 @@ def plot_split_or_clip(
     ax.set(xscale="log", xlabel="threshold", ylabel="SQNR of the layer's output (dB)", ylim=(0, None),
            xticks=[2, 3, 4, 6, 10, 20], xticklabels=[2, 3, 4, 6, 10, 20])
     ax.minorticks_off()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #e5cf1f6f
+def plot_distributions(
+    tensors: dict[str, np.ndarray],  # values by title, six of them
+    ax: np.ndarray | None = None,  # six axes, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw a histogram of each tensor, and a band over its central 99.8 %."
+    axes = plt.subplots(2, 3, figsize=(7, 3.6), sharey=True)[1].ravel() if ax is None else ax
+    for each, (name, values) in zip(axes, tensors.items()):
+        lo, hi = np.percentile(values, [0.1, 99.9])
+        each.axvspan(lo, hi, color=COLORS["guide"], alpha=0.25, linewidth=0)
+        each.hist(values.ravel(), bins=80, log=True, color=COLORS["original"])
+        each.set_title(name)
+    for each in axes[::3]:
+        each.set_ylabel("values per bin")
+    for each in axes[3:]:
+        each.set_xlabel("value")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #4bc0f3ea
+def plot_two_errors(
+    shares: np.ndarray,  # kept share of the range, 0..1
+    rounding: np.ndarray,  # mean squared error of the values inside, one per share
+    clipping: np.ndarray,  # mean squared error of the values outside, one per share
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw both errors and their sum against the kept share, and mark the least sum."
+    ax, total = new_ax(ax), rounding + clipping
+    ax.semilogy(shares, total, color=COLORS["error"], linewidth=2.5)
+    ax.semilogy(shares, rounding, color=COLORS["guide"], linestyle="--")
+    ax.semilogy(shares, np.where(clipping > 0, clipping, np.nan), color=COLORS["guide"], linestyle=":")
+    best = np.argmin(total)
+    ax.plot(shares[best], total[best], "o", color=COLORS["error"])
+    ax.set(ylim=(total.min() / 30, total.max() * 2), xlim=(0, 1.02), xlabel="kept share of the range", ylabel="mean squared error")
+    ax.text(0.97, rounding[-1] * 0.45, "rounding", ha="right", color=COLORS["guide"])
+    ax.text(shares[best] * 1.25, total.min() / 8, "clipping", color=COLORS["guide"])
+    ax.annotate("both", (shares[3], total[3]), xytext=(6, 2), textcoords="offset points", color=COLORS["error"])
+    return ax
+
+# %% ../nbs/00_plots.ipynb #2ef97702
+def plot_doubling(
+    fine: np.ndarray,  # counts of the bins, half of them on each side of zero
+    fine_width: float,
+    coarse: np.ndarray,  # counts of as many bins, twice as wide
+    coarse_width: float,
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw two rows of bins with their counts over the line, joined where counts are added."
+    ax, half = new_ax(ax, 2.4), len(fine) // 2
+    for counts, width, y, color in ((fine, fine_width, 1.0, "original"), (coarse, coarse_width, 0.0, "quantized")):
+        for k, count in enumerate(counts, start=-half):
+            ax.add_patch(plt.Rectangle((k * width, y), width, 0.45, fill=False, edgecolor=COLORS[color]))
+            ax.text((k + 0.5) * width, y + 0.22, str(count), ha="center", va="center", color=COLORS[color])
+        ax.text(half * coarse_width + 0.06, y + 0.22, f"width {width}", va="center", color=COLORS[color])
+    for k in range(-half, half):
+        ax.plot([(k + 0.5) * fine_width, (k // 2 + 0.5) * coarse_width], [1.0, 0.45], color=COLORS["guide"], linewidth=0.8)
+    ax.set(xlim=(-half * coarse_width - 0.05, half * coarse_width + 0.65), ylim=(-0.1, 1.55), yticks=[], xlabel="value")
+    ax.set_xticks(np.arange(-half, half + 1) * coarse_width)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #b2cb4641
+def plot_divergence(
+    traces: dict[str, tuple],  # by title: (thresholds, divergences) and (thresholds, squared errors)
+    ax: np.ndarray | None = None,  # axes of two rows, a column per title, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw both criteria against the threshold, one above the other, with a line at the least divergence."
+    axes = plt.subplots(2, len(traces), figsize=(7, 4.2), sharex="col", squeeze=False)[1] if ax is None else ax
+    for column, (name, (entropy, error)) in zip(axes.T, traces.items()):
+        cut = entropy[0][np.argmin(entropy[1])]
+        for each, (thresholds, values), color in zip(column, (entropy, error), ("quantized", "error")):
+            values = np.where(np.isfinite(values), values, np.nan)
+            best = np.nanargmin(values)
+            each.loglog(thresholds, values, ".", markersize=2, color=COLORS[color])
+            each.plot(thresholds[best], values[best], "o", color=COLORS[color])
+            each.axvline(cut, color=COLORS["guide"], linestyle="--", linewidth=1)
+        column[0].set_title(name)
+        column[1].set(xlabel="threshold", xlim=(error[0][-1] / 16, error[0][-1] * 1.1))
+        marks = error[0][-1] / np.array([16, 8, 4, 2, 1])
+        column[1].set_xticks(marks, [f"{mark:.2g}" for mark in marks])
+        column[1].minorticks_off()
+    axes[0, 0].set_ylabel("divergence")
+    axes[1, 0].set_ylabel("squared error")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #41384c53
+def plot_ranges(
+    x: np.ndarray,  # the values
+    at_8_bits: dict[str, tuple],  # by method: lo, hi, ..., and last the answer's decibels in first tokens and in others
+    at_4_bits: dict[str, tuple],  # the same at 4 bits
+    ax: np.ndarray | None = None,  # two axes, one above the other, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw the distribution above the ranges that the methods keep at 8 bits, with the quality of the answers beside them."
+    if ax is None:
+        ax = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True, height_ratios=[1, 1.2])[1]
+    top, bottom = ax
+    top.hist(x.ravel(), bins=120, log=True, color=COLORS["original"])
+    top.text(x.max() - 1, 40, "first token of\neach sentence", ha="right", color=COLORS["original"])
+    top.set_ylabel("values per bin")
+    for y, (name, (lo, hi, *_)) in enumerate(at_8_bits.items()):
+        bottom.barh(y, hi - lo, left=lo, height=0.55, color=COLORS["quantized"])
+        for place, decibels in zip((32, 36.5, 42, 46.5), (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
+            bottom.text(place, y, f"{decibels:.0f}", ha="right", va="center")
+    for place, word in zip((32, 36.5, 42, 46.5), ("first", "others", "first", "others")):
+        bottom.text(place, -1, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
+    for place, word in ((36.5, "8 bits, dB"), (46.5, "4 bits, dB")):
+        bottom.text(place, -1.9, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
+    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 47))
+    bottom.set_xlabel("value, and the range kept at 8 bits", loc="left")
+    bottom.set_xticks(range(-20, 30, 10))
+    bottom.invert_yaxis()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #c3aab784
+def plot_batches(
+    sizes: tuple,  # how many batches were merged
+    spreads: dict[str, np.ndarray],  # two methods: one row per size, one column per draw, relative to all batches
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the band between the least and the largest draw, and their median, against the number of batches."
+    ax = new_ax(ax)
+    for (name, rows), color in zip(spreads.items(), ("guide", "quantized")):
+        ax.fill_between(sizes, rows.min(axis=1), rows.max(axis=1), color=COLORS[color], alpha=0.3, linewidth=0)
+        ax.plot(sizes, np.median(rows, axis=1), "o-", color=COLORS[color], markersize=3, label=name)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.set(xlabel="sentences seen", ylabel="upper end, relative to all 24")
+    ax.legend()
     return ax
 
 # %% ../nbs/00_plots.ipynb #5e7f2ff3
