@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONNX', 'ORT', 'ORT_SYMMETRIC', 'TORCH', 'TORCH_INT32', 'TORCH_PER_CHANNEL', 'TORCH_FAKE', 'TORCH_OBSERVER',
-           'TORCH_OBSERVER_SYMMETRIC', 'MODELOPT', 'GGML', 'GGML_Q4_0', 'BITSANDBYTES', 'Convention', 'quantize_as',
+           'TORCH_OBSERVER_SYMMETRIC', 'MODELOPT', 'BITSANDBYTES', 'GGML', 'GGML_Q4_0', 'Convention', 'quantize_as',
            'qparams_as', 'Explanation', 'explain']
 
 # %% ../nbs/06_atlas.ipynb #fdbdfa8d
@@ -17,11 +17,9 @@ from numba import njit
 from .dtypes import as_real_array
 from .steps import Rounding, _round
 
-# %% ../nbs/06_atlas.ipynb #7ba7f621
+# %% ../nbs/06_atlas.ipynb #94ec9ae7
 _CODES = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
           "int16": (-32768, 32767), "uint16": (0, 65535), "int32": (-(2**31), 2**31 - 1)}
-
-# %% ../nbs/06_atlas.ipynb #c522ee5b
 _WORDS = {
     "ratio": {"divide": "divides by the scale", "reciprocal": "multiplies by 1 / scale, which was rounded before",
               "peak": "multiplies by qmax / absmax, which was rounded before",
@@ -74,51 +72,31 @@ class Convention:
             if dtype not in _CODES:
                 raise ValueError(f"dtypes must be of {', '.join(_CODES)}, got {dtype!r}")
 
-# %% ../nbs/06_atlas.ipynb #e2d5bb21
+# %% ../nbs/06_atlas.ipynb #1e59d6de
 ONNX = Convention("ONNX", ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16"), nan="refuse",
                   precision="float32", below="refuse", ranged=("uint8",))
-
-# %% ../nbs/06_atlas.ipynb #128e409f
 ORT = replace(ONNX, name="ORT", nan="qmin", precision="float64", floor=float(np.finfo(np.float32).tiny), below="one",
               ranged=("int4", "uint4", "int8", "uint8", "int16", "uint16"))
-
-# %% ../nbs/06_atlas.ipynb #5db16a84
 ORT_SYMMETRIC = replace(ORT, name="ORT_SYMMETRIC", span="middle", narrow=("int8", "int16"))
 
-# %% ../nbs/06_atlas.ipynb #0e3897bf
+# %% ../nbs/06_atlas.ipynb #d0a95acb
 TORCH = Convention("TORCH", ("int8", "uint8"), ratio="reciprocal", zero_point="fused", nan="qmax", precision="float32",
                    zero_rounding="apart", floor=float(np.finfo(np.float32).eps), below="floor")
-
-# %% ../nbs/06_atlas.ipynb #7e4fde03
 TORCH_INT32 = replace(TORCH, name="TORCH_INT32", dtypes=("int32",), zero_point="before", nan="qmin", ranged=())
-
-# %% ../nbs/06_atlas.ipynb #925d8539
 TORCH_PER_CHANNEL = replace(TORCH, name="TORCH_PER_CHANNEL", zero_point="before", nan="zero")
-
-# %% ../nbs/06_atlas.ipynb #ccf85178
 TORCH_FAKE = replace(TORCH, name="TORCH_FAKE", dtypes=("int4", "uint4", "int8", "uint8", "int16", "uint16"), zero_point="after",
                      nan="qmin", ranged=("int8", "uint8", "int16", "uint16"))
-
-# %% ../nbs/06_atlas.ipynb #24998050
 TORCH_OBSERVER = replace(TORCH, name="TORCH_OBSERVER", ranged=("int8", "uint8", "int16", "uint16"))
-
-# %% ../nbs/06_atlas.ipynb #dc20af1f
 TORCH_OBSERVER_SYMMETRIC = replace(TORCH_OBSERVER, name="TORCH_OBSERVER_SYMMETRIC", span="middle")
 
-# %% ../nbs/06_atlas.ipynb #adc87532
+# %% ../nbs/06_atlas.ipynb #18c65168
 MODELOPT = Convention("MODELOPT", ("int4", "int8", "uint8", "int16"), ratio="peak", nan="refuse", overflow="narrow", dead=2.0**-24,
                       only_zero=0, span="peak", narrow=("int4", "int8", "int16"))
-
-# %% ../nbs/06_atlas.ipynb #3daf448a
+BITSANDBYTES = Convention("BITSANDBYTES", ("int8",), ratio="peak-reciprocal", nan="zero", overflow="wrap", dead=0.0, only_zero=0, span="peak")
 GGML = Convention("GGML", ("int8",), ratio="reciprocal", rounding="half-away", nan="zero", overflow="wrap", dead=0.0,
                   only_zero=0, span="peak", precision="float32")
-
-# %% ../nbs/06_atlas.ipynb #eeace993
 GGML_Q4_0 = replace(GGML, name="GGML_Q4_0", dtypes=("uint4",), zero_point="before", offset=0.5, rounding="toward-zero",
                     only_zero=8, span="signed")
-
-# %% ../nbs/06_atlas.ipynb #de12bb71
-BITSANDBYTES = Convention("BITSANDBYTES", ("int8",), ratio="peak-reciprocal", nan="zero", overflow="wrap", dead=0.0, only_zero=0, span="peak")
 
 # %% ../nbs/06_atlas.ipynb #bef6bc71
 class _Rule(NamedTuple):
@@ -132,9 +110,6 @@ class _Rule(NamedTuple):
     qmin: int
     qmax: int
 
-# %% ../nbs/06_atlas.ipynb #37b5ed5a
-_AFTER, _BEFORE, _FUSED = range(3)
-
 # %% ../nbs/06_atlas.ipynb #a5c4dc7f
 @njit
 def _multiply_add(x, y, z):
@@ -146,7 +121,10 @@ def _multiply_add(x, y, z):
         total = np.nextafter(total, np.copysign(np.inf, lost))
     return np.float32(total)
 
-# %% ../nbs/06_atlas.ipynb #8b8a69d2
+# %% ../nbs/06_atlas.ipynb #66cbfe90
+_AFTER, _BEFORE, _FUSED = range(3)
+
+
 @njit
 def _place(x, factor, zero_point, rule):
     v = x / factor if rule.divides else x * factor
@@ -225,7 +203,13 @@ def _rule(convention: Convention, word: str, qmin: int, qmax: int) -> _Rule:
     return _Rule(int(convention.ratio == "divide"), order, np.float32(convention.offset), mode, nan,
                  int(convention.overflow == "wrap"), low, qmax)
 
-# %% ../nbs/06_atlas.ipynb #f929390e
+# %% ../nbs/06_atlas.ipynb #a37b138e
+def _as_float32(x, name: str) -> np.ndarray:
+    "Return `x` in float32, the type in which every library here computes."
+    with np.errstate(over="ignore", under="ignore"):
+        return as_real_array(x, name).astype(np.float32)
+
+
 def _per_value(array: np.ndarray, shape: tuple, name: str) -> np.ndarray:
     "Return `array` as a vector with one value, or with one per element of `shape`."
     if array.size == 1:
@@ -234,12 +218,6 @@ def _per_value(array: np.ndarray, shape: tuple, name: str) -> np.ndarray:
         return np.ascontiguousarray(np.broadcast_to(array, shape)).reshape(-1)
     except ValueError:
         raise ValueError(f"{name} must broadcast to x with shape {shape}, got shape {array.shape}") from None
-
-# %% ../nbs/06_atlas.ipynb #c6c463db
-def _as_float32(x, name: str) -> np.ndarray:
-    "Return `x` in float32, the type in which every library here computes."
-    with np.errstate(over="ignore", under="ignore"):
-        return as_real_array(x, name).astype(np.float32)
 
 # %% ../nbs/06_atlas.ipynb #17cf91fc
 def quantize_as(
@@ -278,15 +256,15 @@ class _Span(NamedTuple):
     floor: float
     below: int  # an index into _WORDS["below"]
 
-# %% ../nbs/06_atlas.ipynb #bb49fe4e
-_BOTH, _MIDDLE, _PEAK, _SIGNED = range(4)
-
-# %% ../nbs/06_atlas.ipynb #abd12ba5
+# %% ../nbs/06_atlas.ipynb #0f132ae1
 @njit
 def _kept(v, rule):
     return np.float64(np.float32(v)) if rule.single else np.float64(v)
 
-# %% ../nbs/06_atlas.ipynb #96563ac9
+
+_BOTH, _MIDDLE, _PEAK, _SIGNED = range(4)
+
+
 @njit
 def _scale_of(lo, hi, rule):
     peak = max(abs(lo), hi)
@@ -307,10 +285,10 @@ def _zero_point_of(lo, scale, rule):
     z = rule.qmin - np.rint(steps) if rule.apart else np.rint(_kept(rule.qmin - steps, rule))
     return np.int64(min(max(z, np.float64(rule.qmin)), np.float64(rule.qmax)))
 
-# %% ../nbs/06_atlas.ipynb #182f7f13
+# %% ../nbs/06_atlas.ipynb #8de4c568
 _ONE, _FLOOR = 1, 2
 
-# %% ../nbs/06_atlas.ipynb #6270c4ce
+
 @njit
 def _qparams_as_rows(lo, hi, rule, scale, zero_point):
     for i in range(lo.size):
@@ -367,10 +345,6 @@ def qparams_as(
         return scale[0], int(zero_point[0])
     return scale.reshape(lo.shape), zero_point.reshape(lo.shape)
 
-# %% ../nbs/06_atlas.ipynb #7503613d
-_GROUPS = {"ratio": ("ratio", "dead"), "zero_point": ("zero_point",), "rounding": ("rounding", "offset"),
-           "nan": ("nan",), "overflow": ("overflow", "narrow")}
-
 # %% ../nbs/06_atlas.ipynb #7ba25fcc
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -397,13 +371,17 @@ class Explanation:
         rows = zip(self.reasons, self.indices, self.inputs, self.codes_a, self.codes_b)
         return [row[1:] for row in rows if row[0] == reason][:3]
 
-# %% ../nbs/06_atlas.ipynb #4055cf29
+# %% ../nbs/06_atlas.ipynb #73f4c93b
 def _says(convention: Convention, group: str) -> str:
     "Return what a convention does in words."
     words = _WORDS[group][getattr(convention, group)]
     return words + (f" after adding {convention.offset} in float32" if group == "rounding" and convention.offset else "")
 
-# %% ../nbs/06_atlas.ipynb #c3f13c66
+
+_GROUPS = {"ratio": ("ratio", "dead"), "zero_point": ("zero_point",), "rounding": ("rounding", "offset"),
+           "nan": ("nan",), "overflow": ("overflow", "narrow")}
+
+
 def _reasons(x, scale, zero_point, a, b, dtype) -> list:
     "Return one reason per value: the rule of b that, put into a on its own, turns a's code into b's."
     target = quantize_as(x, scale, zero_point, b, dtype)

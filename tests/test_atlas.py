@@ -196,6 +196,36 @@ def test_ort_refuses_nan_in_a_range_and_passes_infinity():
     assert np.isinf(lib.ort_qparams(np.float32(0), np.float32(np.inf), "uint8")[0])
 
 
+@needs("torch")
+def test_torch_observer_overflows_at_32_bits():
+    import torch
+
+    observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint32)
+    scale, zero_point = observer._calculate_qparams(torch.tensor(-1000.0), torch.tensor(0.0))
+    assert int(zero_point) == 0 and round(float(scale) * 2**31) == 500
+
+
+@needs("torch")
+@needs("onnxruntime")
+@needs("onnx")
+def test_the_simplest_range_has_two_zero_points():
+    lo, hi = np.float32(-1), np.float32(1)
+    assert lib.ort_qparams(lo, hi, "uint8")[1] == 128 and lib.torch_qparams(lo, hi, "uint8")[1] == 127
+    assert lib.dynamic_session().run(["z"], {"x": np.float32([-1, 1])})[0] == 127
+
+
+@needs("torch")
+def test_torch_leaves_tiny_data_few_codes():
+    x = np.linspace(-1e-6, 1e-6, 1001, dtype=np.float32)
+    assert np.unique(lib.torch_quantize(x, *lib.torch_qparams(x.min(), x.max(), "uint8"), "uint8")).size == 17
+
+
+@needs("torch")
+def test_torch_disagrees_with_itself():
+    x = np.float32([-7.5])
+    assert lib.torch_quantize(x, 3.0, 4, "uint8") == 1 and lib.torch_per_channel(x, 3.0, 4, "uint8") == 2
+
+
 @needs("onnx")
 def test_onnx_evaluator_wraps_large_quotients():
     x = np.float32([2**31, 1e10, np.inf])
@@ -235,6 +265,25 @@ def test_torch_qparams(convention, dtype):
     lo, hi = lib.ranges(22)
     theirs = [lib.torch_qparams(a, b, dtype, convention is TORCH_OBSERVER_SYMMETRIC) for a, b in zip(lo, hi)]
     compare_qparams(lo, hi, convention, dtype, theirs)
+
+
+@needs("torch")
+@needs("onnxruntime")
+@needs("onnx")
+def test_zero_point_where_the_smallest_code_is_odd():
+    import torch
+    from onnxruntime.quantization.quant_utils import compute_scale_zp
+
+    observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint8, quant_min=-127, quant_max=127)
+    lo, hi = lib.ranges(23)
+    ours = [qparams_as(lo, hi, dataclasses.replace(c, narrow=("int8",))) for c in (TORCH_OBSERVER, ORT)]
+    for i, (a, b) in enumerate(zip(lo, hi)):
+        scale, zero_point = observer._calculate_qparams(torch.tensor(a), torch.tensor(b))
+        assert (ours[0][0][i], ours[0][1][i]) == (scale.numpy()[0], int(zero_point))
+        zero_point, scale = compute_scale_zp(np.array(a), np.array(b), np.array(-127, np.int8), np.array(127, np.int8))
+        assert (ours[1][0][i], ours[1][1][i]) == (scale, int(zero_point))
+    pair = [qparams_as(-0.5, 253.5, dataclasses.replace(c, narrow=("int8",)))[1] for c in (TORCH_OBSERVER, ORT)]
+    assert pair == [-127, -126]  # lo / scale is -0.5: one rounds it, the other rounds -126.5
 
 
 def compare_qparams(lo, hi, convention, dtype, theirs):

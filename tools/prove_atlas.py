@@ -55,6 +55,26 @@ def by_rows(convention, library, width, divisor, first=False):
     return batch
 
 
+def observer_ranges(rng):
+    "Scale and zero point of 50,000 ranges at once, as PyTorch's per-channel observer finds them."
+    import torch
+
+    dtype = str(rng.choice(atlas.TORCH_OBSERVER.ranged))
+    kind = {"uint8": torch.quint8, "int8": torch.qint8, "int16": torch.int16, "uint16": torch.uint16}[dtype]
+    ends = (np.exp(rng.uniform(-40, 40, (2, 50_000))) * rng.choice([-1, 1], (2, 50_000))).astype(np.float32)
+    ends[1, ::3] = near_half(rng, ends[0, ::3])
+    lo, hi = ends.min(0), ends.max(0)
+    ours = atlas.qparams_as(lo, hi, atlas.TORCH_OBSERVER, dtype)
+    theirs = torch.ao.quantization.PerChannelMinMaxObserver(dtype=kind)._calculate_qparams(torch.from_numpy(lo), torch.from_numpy(hi))
+    return np.concatenate(ours), np.concatenate([v.numpy() for v in theirs])
+
+
+def near_half(rng, end):
+    "The other end of a range whose zero point is near a tie."
+    zero = rng.integers(1, 255, end.size) + 0.5
+    return lib.near((-end.astype(np.float64) * (255 - zero) / zero).astype(np.float32), rng)
+
+
 def modelopt(rng):
     "ModelOpt itself where it is installed, else its lines run by PyTorch."
     dtype, bits = [("int4", 4), ("int8", 8), ("int16", 16)][rng.integers(3)]
@@ -90,7 +110,7 @@ CHECKS = {
     "ONNX": (per_tensor(atlas.ONNX, exact), "the specification's formula, division checked in exact arithmetic", ["numpy"]),
     "ORT": (per_tensor(atlas.ORT, lib.ort_quantize), "QuantizeLinear", ["onnxruntime", "onnx"]),
     "TORCH": (per_tensor(atlas.TORCH, lib.torch_quantize), "quantize_per_tensor, 8 bits", ["torch"]),
-    "TORCH_OBSERVER": (per_tensor(atlas.TORCH_OBSERVER, lib.torch_quantize), "quantize_per_tensor, 8 bits", ["torch"]),
+    "TORCH_OBSERVER": (observer_ranges, "PerChannelMinMaxObserver, scale and zero point", ["torch"]),
     "TORCH_INT32": (per_tensor(atlas.TORCH_INT32, lib.torch_quantize), "quantize_per_tensor, 32 bits", ["torch"]),
     "TORCH_PER_CHANNEL": (per_tensor(atlas.TORCH_PER_CHANNEL, lib.torch_per_channel), "quantize_per_channel", ["torch"]),
     "TORCH_FAKE": (per_tensor(atlas.TORCH_FAKE, lib.torch_fake, values=True), "fake_quantize_per_tensor_affine", ["torch"]),
