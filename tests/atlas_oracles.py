@@ -55,8 +55,9 @@ def cases(dtype, seed, count=24):
 def ranges(seed, n=300):
     "Pairs lo <= hi of float32: ordinary, one-sided, tiny, huge, zero."
     rng = np.random.default_rng(seed)
-    a = np.concatenate([rng.normal(size=n), np.exp(rng.uniform(-90, 88, n)) * rng.choice([-1, 1], n), np.zeros(9), rng.integers(-9, 9, n) / 2])
-    b = np.concatenate([rng.normal(size=n), np.exp(rng.uniform(-90, 88, n)) * rng.choice([-1, 1], n), 10.0 ** np.arange(-45, 36, 9),
+    edge = np.array([15, 255, 65535]) * float(np.finfo(np.float32).tiny)  # the smallest scale that ONNX Runtime keeps
+    a = np.concatenate([np.zeros(6), rng.normal(size=n), np.exp(rng.uniform(-90, 88, n)) * rng.choice([-1, 1], n), np.zeros(9), rng.integers(-9, 9, n) / 2])
+    b = np.concatenate([edge, edge * (1 - 2.0**-23), rng.normal(size=n), np.exp(rng.uniform(-90, 88, n)) * rng.choice([-1, 1], n), 10.0 ** np.arange(-45, 36, 9),
                         rng.integers(-9, 9, n) / 2])
     a, b = a.astype(np.float32), b.astype(np.float32)
     return np.minimum(a, b), np.maximum(a, b)

@@ -322,6 +322,39 @@ def test_multiply_add_rounds_once(a, b, z):
         assert mine < other or mine == other and not got.view(np.int32) & 1
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_multiply_add_where_rounding_twice_would_show(sign):
+    rng = np.random.default_rng(40)
+    wrong = 0
+    for x in rng.integers(2**23, 2**24, 4000):
+        for target in (2**47, 2**47 + 2**19, 2**47 - 2**19):  # the product is next to half a unit of z
+            y = int(target) // int(x) + int(rng.integers(2))
+            if y >= 2**24:
+                continue
+            a, b, z = np.float32(int(x) * 2.0**-23), np.float32(sign * y * 2.0**-48), np.float32(sign * (1 + 2.0**-23))
+            exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(z))
+            up, down = np.float32(sign * (1 + 2.0**-22)), z
+            nearest = up if abs(exact) > 1 + Fraction(3, 2**24) else down
+            assert atlas._multiply_add(a, b, z) == nearest
+            wrong += np.float32(np.float64(a) * np.float64(b) + np.float64(z)) != nearest
+    assert wrong  # the inputs do tell one rounding from two
+
+
+@pytest.mark.parametrize("value, code", [(127.0, 127), (128.0, -128), (-129.0, 127), (200.0, -56), (1e10, 0), (-np.inf, 0)])
+def test_wrapping_is_a_conversion_in_c(value, code):
+    assert quantize_as(value, 1.0, 0, BITSANDBYTES) == quantize_as(value, 1.0, 0, GGML) == code
+
+
+def test_an_offset_counts_with_any_order_of_the_zero_point():
+    for order in ("after", "before"):
+        mine = Convention("mine", zero_point=order, offset=0.5, rounding="toward-zero")
+        assert quantize_as([0.4, 0.5, 1.6], 1.0, 3, mine).tolist() == [3, 4, 5]
+
+
+def test_q4_0_of_two_extremes_takes_the_negative_one():
+    assert qparams_as(-1.0, 1.0, GGML_Q4_0, "uint4") == (0.125, 8)
+
+
 @pytest.mark.parametrize("convention", NAMED, ids=lambda c: c.name)
 def test_layout_and_shape_do_not_matter(convention):
     dtype = convention.dtypes[0]
@@ -380,6 +413,13 @@ def test_an_explanation_lists_exactly_the_differences(a, b):
 def test_an_explanation_names_the_rule(x, scale, zero_point, a, b, dtype, word):
     found = explain(x, scale, zero_point, a, b, dtype)
     assert found.count == 1 and word in found.reasons[0], found
+
+
+def test_an_explanation_names_the_earlier_step_if_either_would_do():
+    x = np.float32(float.fromhex("0x1.c80002p+3"))
+    for change in (dict(ratio="reciprocal"), dict(zero_point="fused")):
+        assert quantize_as(x, 0.1, 85, dataclasses.replace(ORT, **change), "uint8") == quantize_as(x, 0.1, 85, TORCH, "uint8")
+    assert "divides by the scale" in explain(x, 0.1, 85, ORT, TORCH, "uint8").reasons[0]
 
 
 def test_an_explanation_takes_scales_per_row():
