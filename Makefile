@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test serve lab export clean constraints
+.PHONY: book test serve lab export clean constraints prove mutants fuzz
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -44,3 +44,17 @@ clean:
 # Pins every build and test dependency at what resolves today.
 constraints: pyproject.toml
 	$(PYTHON) tools/renew_constraints.py
+
+# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json. Half an hour.
+prove:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python tools/prove.py
+
+# Puts known bugs into copies of the package and reports which test kills each. Half an hour.
+mutants: $(READY)
+	$(BIN)/python tools/mutants.py
+
+# Calls every public function with random and with garbage arguments.
+CASES ?= 100000
+fuzz: $(READY)
+	$(BIN)/python tools/fuzz.py --cases $(CASES)

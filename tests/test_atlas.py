@@ -323,7 +323,8 @@ def test_multiply_add_rounds_once(a, b, z):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_multiply_add_where_rounding_twice_would_show(sign):
+@pytest.mark.parametrize("last", [0, 1])
+def test_multiply_add_where_rounding_twice_would_show(sign, last):
     rng = np.random.default_rng(40)
     wrong = 0
     for x in rng.integers(2**23, 2**24, 4000):
@@ -331,10 +332,11 @@ def test_multiply_add_where_rounding_twice_would_show(sign):
             y = int(target) // int(x) + int(rng.integers(2))
             if y >= 2**24:
                 continue
-            a, b, z = np.float32(int(x) * 2.0**-23), np.float32(sign * y * 2.0**-48), np.float32(sign * (1 + 2.0**-23))
+            a, b, z = np.float32(int(x) * 2.0**-23), np.float32(sign * y * 2.0**-48), np.float32(sign * (1 + last * 2.0**-23))
             exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(z))
-            up, down = np.float32(sign * (1 + 2.0**-22)), z
-            nearest = up if abs(exact) > 1 + Fraction(3, 2**24) else down
+            up, down = np.float32(sign * (1 + (last + 1) * 2.0**-23)), z
+            middle = 1 + Fraction(2 * last + 1, 2**24)
+            nearest = up if abs(exact) > middle or abs(exact) == middle and last else down
             assert atlas._multiply_add(a, b, z) == nearest
             wrong += np.float32(np.float64(a) * np.float64(b) + np.float64(z)) != nearest
     assert wrong  # the inputs do tell one rounding from two
