@@ -39,16 +39,23 @@ _WORDS = {
               "refuse": "does not define a range of 0"},
 }
 
-# %% ../nbs/06_atlas.ipynb #2b89e540
+# %% ../nbs/06_atlas.ipynb #2b99c19b
+def _check_words(convention) -> None:
+    "Raise ValueError for a word that is not in _WORDS or a type that is not in _CODES."
+    for field, words in _WORDS.items():
+        if getattr(convention, field) not in words:
+            raise ValueError(f"{field} must be one of {', '.join(words)}, got {getattr(convention, field)!r}")
+    for dtype in (*convention.dtypes, *convention.narrow, *(convention.ranged or ())):
+        if dtype not in _CODES:
+            raise ValueError(f"dtypes must be of {', '.join(_CODES)}, got {dtype!r}")
+
+# %% ../nbs/06_atlas.ipynb #6f0e4459
 @dataclass(frozen=True)
 class Convention:
-    """How a library turns real numbers into codes (the first eight rules) and a range into a scale and a zero point.
-
-    Raises ValueError for a word or a type that no rule knows.
-    """
+    "How a library turns numbers into codes, and a range into a scale. Raises ValueError for an unknown word or type."
     name: str  # what tables and messages call it
     dtypes: tuple = ("int8", "uint8")  # the integer types that the library has
-    ratio: str = "divide"  # "divide", "reciprocal": x * (1 / scale), "peak": x * (qmax / absmax), "peak-reciprocal"; in float32
+    ratio: str = "divide"  # "divide", "reciprocal", "peak" or "peak-reciprocal": see _WORDS; all in float32
     zero_point: str = "after"  # added "after" rounding, "before" it, or before it "fused" with the product
     offset: float = 0.0  # added together with the zero point; 0.5 before "toward-zero" makes a rounding to nearest
     rounding: str = "half-even"  # a Rounding or its word, not "stochastic"
@@ -65,12 +72,7 @@ class Convention:
     ranged: tuple | None = None  # types with a rule for scale and zero point; None: all of `dtypes`
 
     def __post_init__(self):
-        for field, words in _WORDS.items():
-            if getattr(self, field) not in words:
-                raise ValueError(f"{field} must be one of {', '.join(words)}, got {getattr(self, field)!r}")
-        for dtype in (*self.dtypes, *self.narrow, *(self.ranged or ())):
-            if dtype not in _CODES:
-                raise ValueError(f"dtypes must be of {', '.join(_CODES)}, got {dtype!r}")
+        _check_words(self)
 
 # %% ../nbs/06_atlas.ipynb #1e59d6de
 ONNX = Convention("ONNX", ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16"), nan="refuse",
@@ -79,20 +81,21 @@ ORT = replace(ONNX, name="ORT", nan="qmin", precision="float64", floor=float(np.
               ranged=("int4", "uint4", "int8", "uint8", "int16", "uint16"))
 ORT_SYMMETRIC = replace(ORT, name="ORT_SYMMETRIC", span="middle", narrow=("int8", "int16"))
 
-# %% ../nbs/06_atlas.ipynb #d0a95acb
+# %% ../nbs/06_atlas.ipynb #cc8775c2
 TORCH = Convention("TORCH", ("int8", "uint8"), ratio="reciprocal", zero_point="fused", nan="qmax", precision="float32",
                    zero_rounding="apart", floor=float(np.finfo(np.float32).eps), below="floor")
 TORCH_INT32 = replace(TORCH, name="TORCH_INT32", dtypes=("int32",), zero_point="before", nan="qmin", ranged=())
 TORCH_PER_CHANNEL = replace(TORCH, name="TORCH_PER_CHANNEL", zero_point="before", nan="zero")
-TORCH_FAKE = replace(TORCH, name="TORCH_FAKE", dtypes=("int4", "uint4", "int8", "uint8", "int16", "uint16"), zero_point="after",
-                     nan="qmin", ranged=("int8", "uint8", "int16", "uint16"))
+TORCH_FAKE = replace(TORCH, name="TORCH_FAKE", dtypes=("int4", "uint4", "int8", "uint8", "int16", "uint16"),
+                     zero_point="after", nan="qmin", ranged=("int8", "uint8", "int16", "uint16"))
 TORCH_OBSERVER = replace(TORCH, name="TORCH_OBSERVER", ranged=("int8", "uint8", "int16", "uint16"))
 TORCH_OBSERVER_SYMMETRIC = replace(TORCH_OBSERVER, name="TORCH_OBSERVER_SYMMETRIC", span="middle")
 
-# %% ../nbs/06_atlas.ipynb #18c65168
-MODELOPT = Convention("MODELOPT", ("int4", "int8", "uint8", "int16"), ratio="peak", nan="refuse", overflow="narrow", dead=2.0**-24,
-                      only_zero=0, span="peak", narrow=("int4", "int8", "int16"))
-BITSANDBYTES = Convention("BITSANDBYTES", ("int8",), ratio="peak-reciprocal", nan="zero", overflow="wrap", dead=0.0, only_zero=0, span="peak")
+# %% ../nbs/06_atlas.ipynb #95ada769
+MODELOPT = Convention("MODELOPT", ("int4", "int8", "uint8", "int16"), ratio="peak", nan="refuse", overflow="narrow",
+                      dead=2.0**-24, only_zero=0, span="peak", narrow=("int4", "int8", "int16"))
+BITSANDBYTES = Convention("BITSANDBYTES", ("int8",), ratio="peak-reciprocal", nan="zero", overflow="wrap", dead=0.0,
+                          only_zero=0, span="peak")
 GGML = Convention("GGML", ("int8",), ratio="reciprocal", rounding="half-away", nan="zero", overflow="wrap", dead=0.0,
                   only_zero=0, span="peak", precision="float32")
 GGML_Q4_0 = replace(GGML, name="GGML_Q4_0", dtypes=("uint4",), zero_point="before", offset=0.5, rounding="toward-zero",
@@ -180,7 +183,7 @@ def _factors(scale, convention: Convention, qmax: int) -> np.ndarray:
     factor = factor * np.float32(qmax if convention.ratio == "peak-reciprocal" else 1)
     return factor if convention.dead is None else np.where(np.abs(kept) <= convention.dead, np.float32(0), factor)
 
-# %% ../nbs/06_atlas.ipynb #f212559b
+# %% ../nbs/06_atlas.ipynb #855a0beb
 def _zero_points(zero_point, convention: Convention, qmin: int, qmax: int) -> np.ndarray:
     "Return the zero points as int64 after a check that the convention and the type have them."
     array = as_real_array(zero_point, "zero_point")
@@ -189,8 +192,9 @@ def _zero_points(zero_point, convention: Convention, qmin: int, qmax: int) -> np
     outside = array[(array < qmin) | (array > qmax)]
     if outside.size:
         raise ValueError(f"zero_point must lie in {qmin}..{qmax}, got {outside.flat[0]}")
-    if convention.only_zero is not None and (array != convention.only_zero).any():
-        raise ValueError(f"zero_point must be {convention.only_zero} for {convention.name}, got {array[array != convention.only_zero].flat[0]}")
+    other = array[array != convention.only_zero] if convention.only_zero is not None else array.reshape(-1)[:0]
+    if other.size:
+        raise ValueError(f"zero_point must be {convention.only_zero} for {convention.name}, got {other.flat[0]}")
     return array.astype(np.int64)
 
 # %% ../nbs/06_atlas.ipynb #027a6ad0
@@ -300,13 +304,14 @@ def _qparams_as_rows(lo, hi, rule, scale, zero_point):
         scale[i] = 1.0 if tiny else s
         zero_point[i] = 0 if tiny or s == 0.0 and rule.span == _BOTH else _zero_point_of(low, s, rule)
 
-# %% ../nbs/06_atlas.ipynb #8217e8f4
+# %% ../nbs/06_atlas.ipynb #008d3d57
 def _span(convention: Convention, word: str, qmin: int, qmax: int) -> _Span:
     "Return the range rules of a convention in the numbers that the kernel works with."
     low = qmin + (word in convention.narrow)
     middle = {"middle": round((low + qmax) / 2), "signed": convention.only_zero}.get(convention.span, 0)
     return _Span(list(_WORDS["span"]).index(convention.span), low, qmax, middle, int(convention.precision == "float32"),
-                 int(convention.zero_rounding == "apart"), convention.floor, list(_WORDS["below"]).index(convention.below))
+                 int(convention.zero_rounding == "apart"), convention.floor,
+                 list(_WORDS["below"]).index(convention.below))
 
 # %% ../nbs/06_atlas.ipynb #548ea0d5
 def _check_range(lo, hi) -> tuple:
@@ -321,7 +326,7 @@ def _check_range(lo, hi) -> tuple:
         raise ValueError(f"lo must not exceed hi, got {lo[lo > hi].flat[0]} and {hi[lo > hi].flat[0]}")
     return lo, hi
 
-# %% ../nbs/06_atlas.ipynb #577961fc
+# %% ../nbs/06_atlas.ipynb #9e13e34a
 def qparams_as(
     lo,  # smallest value of the data, one or an array (say, one per row)
     hi,  # largest value of the data, same shape as lo
@@ -333,7 +338,8 @@ def qparams_as(
     Raises ValueError if the range is not finite or not in order, or if the library has no rule for it.
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
-    word, qmin, qmax, _ = _codes_of(dtype, convention.name, convention.dtypes if convention.ranged is None else convention.ranged)
+    ranged = convention.dtypes if convention.ranged is None else convention.ranged
+    word, qmin, qmax, _ = _codes_of(dtype, convention.name, ranged)
     lo, hi = _check_range(lo, hi)
     scale = np.empty(lo.size, np.float64 if convention.ratio.startswith("peak") else np.float32)
     zero_point = np.empty(lo.size, np.int64)
@@ -371,11 +377,12 @@ class Explanation:
         rows = zip(self.reasons, self.indices, self.inputs, self.codes_a, self.codes_b)
         return [row[1:] for row in rows if row[0] == reason][:3]
 
-# %% ../nbs/06_atlas.ipynb #73f4c93b
+# %% ../nbs/06_atlas.ipynb #8b96f946
 def _says(convention: Convention, group: str) -> str:
     "Return what a convention does in words."
     words = _WORDS[group][getattr(convention, group)]
-    return words + (f" after adding {convention.offset} in float32" if group == "rounding" and convention.offset else "")
+    added = f" after adding {convention.offset} in float32"
+    return words + (added if group == "rounding" and convention.offset else "")
 
 
 _GROUPS = {"ratio": ("ratio", "dead"), "zero_point": ("zero_point",), "rounding": ("rounding", "offset"),
@@ -396,7 +403,7 @@ def _reasons(x, scale, zero_point, a, b, dtype) -> list:
     found[found == ""] = f"several rules of {a.name} and {b.name} act together"
     return found.tolist()
 
-# %% ../nbs/06_atlas.ipynb #3d95c3a6
+# %% ../nbs/06_atlas.ipynb #fceb06d3
 def explain(
     x,  # real values of any shape, units of scale
     scale,  # step, > 0, units of x: one number, or an array that broadcasts to x
@@ -412,8 +419,9 @@ def explain(
     """
     x = _as_float32(x, "x")
     if dtype is None:
-        fits = [word for word, (low, high) in _CODES.items() if low <= np.min(zero_point) and np.max(zero_point) <= high]
-        dtype = next((word for word in ("int8", "uint8", "int16", "uint16") if word in fits), "int32")
+        low, high = np.min(zero_point), np.max(zero_point)
+        words = ("int8", "uint8", "int16", "uint16", "int32")
+        dtype = next((word for word in words if _CODES[word][0] <= low and high <= _CODES[word][1]), "int32")
     p, q = (quantize_as(x, scale, zero_point, c, dtype).reshape(-1) for c in (a, b))
     where = np.flatnonzero(p != q)
     flat = [np.broadcast_to(v, x.shape).reshape(-1)[where] for v in (x, scale, zero_point)]
