@@ -156,15 +156,18 @@ def _quantize_as_rows(x, factor, zero_point, rule, out):
         out[i] = _store(q, rule)
     return nans
 
-# %% ../nbs/06_atlas.ipynb #cb238b02
-def _codes_of(dtype, name: str, dtypes: tuple) -> tuple:
-    "Return the name, the smallest and the largest code and the storage type of an integer type out of `dtypes`."
+# %% ../nbs/06_atlas.ipynb #6816aac7
+def _codes_of(dtype, convention: Convention, dtypes: tuple | None = None) -> tuple:
+    "Return name, smallest code, largest code and storage type of an integer type that the convention has."
+    if not isinstance(convention, Convention):
+        raise TypeError(f"convention must be a Convention, got {type(convention).__name__}")
+    dtypes = convention.dtypes if dtypes is None else dtypes
     try:
         word = dtype if isinstance(dtype, str) and dtype in _CODES else np.dtype(dtype).name
     except TypeError:
         raise TypeError(f"dtype must be an integer type or its name, got {dtype!r}") from None
     if word not in dtypes:
-        raise ValueError(f"dtype must be one of {', '.join(dtypes) or 'none'} for {name}, got {word}")
+        raise ValueError(f"dtype must be one of {', '.join(dtypes) or 'none'} for {convention.name}, got {word}")
     qmin, qmax = _CODES[word]
     return word, qmin, qmax, np.dtype(("int" if qmin < 0 else "uint") + str(max(8, int(word.strip("uint")))))
 
@@ -223,7 +226,7 @@ def _per_value(array: np.ndarray, shape: tuple, name: str) -> np.ndarray:
     except ValueError:
         raise ValueError(f"{name} must broadcast to x with shape {shape}, got shape {array.shape}") from None
 
-# %% ../nbs/06_atlas.ipynb #17cf91fc
+# %% ../nbs/06_atlas.ipynb #546a71b1
 def quantize_as(
     x,  # real values of any shape, units of scale; converted to float32 first
     scale,  # step, > 0, units of x: one number, or an array that broadcasts to x
@@ -237,7 +240,7 @@ def quantize_as(
     defines no code for it; TypeError if an argument is not real.
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
-    word, qmin, qmax, storage = _codes_of(dtype, convention.name, convention.dtypes)
+    word, qmin, qmax, storage = _codes_of(dtype, convention)
     x, rule = _as_float32(x, "x"), _rule(convention, word, qmin, qmax)
     with np.errstate(all="ignore"):
         factor = _per_value(_factors(scale, convention, qmax), x.shape, "scale")
@@ -326,7 +329,7 @@ def _check_range(lo, hi) -> tuple:
         raise ValueError(f"lo must not exceed hi, got {lo[lo > hi].flat[0]} and {hi[lo > hi].flat[0]}")
     return lo, hi
 
-# %% ../nbs/06_atlas.ipynb #9e13e34a
+# %% ../nbs/06_atlas.ipynb #6802b616
 def qparams_as(
     lo,  # smallest value of the data, one or an array (say, one per row)
     hi,  # largest value of the data, same shape as lo
@@ -338,8 +341,7 @@ def qparams_as(
     Raises ValueError if the range is not finite or not in order, or if the library has no rule for it.
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
-    ranged = convention.dtypes if convention.ranged is None else convention.ranged
-    word, qmin, qmax, _ = _codes_of(dtype, convention.name, ranged)
+    word, qmin, qmax, _ = _codes_of(dtype, convention, getattr(convention, "ranged", None))
     lo, hi = _check_range(lo, hi)
     scale = np.empty(lo.size, np.float64 if convention.ratio.startswith("peak") else np.float32)
     zero_point = np.empty(lo.size, np.int64)

@@ -314,9 +314,9 @@ def test_multiply_add_rounds_once(a, b, z):
     if not np.isfinite([x, y]).all():
         return
     exact = Fraction(float(x)) * Fraction(float(y)) + z
-    got = atlas._multiply_add(x, y, np.float32(z))
     if abs(exact) >= Fraction(2) ** 127:
         return
+    got = atlas._multiply_add(x, y, np.float32(z))
     for neighbour in (np.nextafter(got, np.float32(np.inf)), np.nextafter(got, np.float32(-np.inf))):
         mine, other = abs(exact - Fraction(float(got))), abs(exact - Fraction(float(neighbour)))
         assert mine < other or mine == other and not got.view(np.int32) & 1
@@ -450,6 +450,8 @@ def test_a_convention_agrees_with_itself():
     (lambda: quantize_as([1.0], 1.0, 0, TORCH, "int16"), ValueError, "dtype must be one of int8, uint8 for TORCH, got int16"),
     (lambda: quantize_as([1.0], 1.0, 0, TORCH, "byte-like"), TypeError, "dtype must be an integer type"),
     (lambda: quantize_as([1j], 1.0, 0, TORCH), TypeError, "x must hold"),
+    (lambda: quantize_as([1.0], 1.0, 0, "TORCH"), TypeError, "convention must be a Convention, got str"),
+    (lambda: qparams_as(0.0, 1.0, None), TypeError, "convention must be a Convention"),
     (lambda: quantize_as(np.ones((2, 3)), np.ones(4), 0, TORCH), ValueError, "scale must broadcast"),
     (lambda: qparams_as(1.0, -1.0, ORT), ValueError, "lo must not exceed hi"),
     (lambda: qparams_as(0.0, np.inf, ORT), ValueError, "hi must be finite"),
