@@ -7,14 +7,16 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_num
            'plot_training', 'plot_levels', 'plot_staircases', 'plot_bias', 'plot_counter', 'plot_scale_shapes',
            'plot_half_step', 'plot_codes_and_errors', 'plot_sqnr_per_bit', 'plot_layers', 'plot_cost_curve',
            'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold',
-           'plot_split_or_clip', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain',
-           'plot_sample_columns', 'plot_sample_values']
+           'plot_split_or_clip', 'plot_distributions', 'plot_two_errors', 'plot_doubling', 'plot_divergence',
+           'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms',
+           'plot_gain', 'plot_sample_columns', 'plot_sample_values', 'plot_near_tie', 'plot_atlas']
 
-# %% ../nbs/00_plots.ipynb #fc0ff953
+# %% ../nbs/00_plots.ipynb #b1a1243c
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
 # %% ../nbs/00_plots.ipynb #3d563e49
 COLORS = {"original": "#0072B2", "quantized": "#D55E00", "error": "#AA4499", "guide": "#767676"}
@@ -438,7 +440,136 @@ def plot_split_or_clip(
     ax.minorticks_off()
     return ax
 
-# %% ../nbs/00_plots.ipynb #f09433d0
+# %% ../nbs/00_plots.ipynb #e5cf1f6f
+def plot_distributions(
+    tensors: dict[str, np.ndarray],  # values by title, six of them
+    ax: np.ndarray | None = None,  # six axes, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw a histogram of each tensor, and a band over its central 99.8 %."
+    axes = plt.subplots(2, 3, figsize=(7, 3.6), sharey=True)[1].ravel() if ax is None else ax
+    for each, (name, values) in zip(axes, tensors.items()):
+        lo, hi = np.percentile(values, [0.1, 99.9])
+        each.axvspan(lo, hi, color=COLORS["guide"], alpha=0.25, linewidth=0)
+        each.hist(values.ravel(), bins=80, log=True, color=COLORS["original"])
+        each.set_title(name)
+    for each in axes[::3]:
+        each.set_ylabel("values per bin")
+    for each in axes[3:]:
+        each.set_xlabel("value")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #4bc0f3ea
+def plot_two_errors(
+    shares: np.ndarray,  # kept share of the range, 0..1
+    rounding: np.ndarray,  # mean squared error of the values inside, one per share
+    clipping: np.ndarray,  # mean squared error of the values outside, one per share
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw both errors and their sum against the kept share, and mark the least sum."
+    ax, total = new_ax(ax), rounding + clipping
+    ax.semilogy(shares, total, color=COLORS["error"], linewidth=2.5)
+    ax.semilogy(shares, rounding, color=COLORS["guide"], linestyle="--")
+    ax.semilogy(shares, np.where(clipping > 0, clipping, np.nan), color=COLORS["guide"], linestyle=":")
+    best = np.argmin(total)
+    ax.plot(shares[best], total[best], "o", color=COLORS["error"])
+    ax.set(ylim=(total.min() / 30, total.max() * 2), xlim=(0, 1.02), xlabel="kept share of the range", ylabel="mean squared error")
+    ax.text(0.97, rounding[-1] * 0.45, "rounding", ha="right", color=COLORS["guide"])
+    ax.text(shares[best] * 1.25, total.min() / 8, "clipping", color=COLORS["guide"])
+    ax.annotate("both", (shares[3], total[3]), xytext=(6, 2), textcoords="offset points", color=COLORS["error"])
+    return ax
+
+# %% ../nbs/00_plots.ipynb #2ef97702
+def plot_doubling(
+    fine: np.ndarray,  # counts of the bins, half of them on each side of zero
+    fine_width: float,
+    coarse: np.ndarray,  # counts of as many bins, twice as wide
+    coarse_width: float,
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw two rows of bins with their counts over the line, joined where counts are added."
+    ax, half = new_ax(ax, 2.4), len(fine) // 2
+    for counts, width, y, color in ((fine, fine_width, 1.0, "original"), (coarse, coarse_width, 0.0, "quantized")):
+        for k, count in enumerate(counts, start=-half):
+            ax.add_patch(plt.Rectangle((k * width, y), width, 0.45, fill=False, edgecolor=COLORS[color]))
+            ax.text((k + 0.5) * width, y + 0.22, str(count), ha="center", va="center", color=COLORS[color])
+        ax.text(half * coarse_width + 0.06, y + 0.22, f"width {width}", va="center", color=COLORS[color])
+    for k in range(-half, half):
+        ax.plot([(k + 0.5) * fine_width, (k // 2 + 0.5) * coarse_width], [1.0, 0.45], color=COLORS["guide"], linewidth=0.8)
+    ax.set(xlim=(-half * coarse_width - 0.05, half * coarse_width + 0.65), ylim=(-0.1, 1.55), yticks=[], xlabel="value")
+    ax.set_xticks(np.arange(-half, half + 1) * coarse_width)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+# %% ../nbs/00_plots.ipynb #b2cb4641
+def plot_divergence(
+    traces: dict[str, tuple],  # by title: (thresholds, divergences) and (thresholds, squared errors)
+    ax: np.ndarray | None = None,  # axes of two rows, a column per title, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw both criteria against the threshold, one above the other, with a line at the least divergence."
+    axes = plt.subplots(2, len(traces), figsize=(7, 4.2), sharex="col", squeeze=False)[1] if ax is None else ax
+    for column, (name, (entropy, error)) in zip(axes.T, traces.items()):
+        cut = entropy[0][np.argmin(entropy[1])]
+        for each, (thresholds, values), color in zip(column, (entropy, error), ("quantized", "error")):
+            values = np.where(np.isfinite(values), values, np.nan)
+            best = np.nanargmin(values)
+            each.loglog(thresholds, values, ".", markersize=2, color=COLORS[color])
+            each.plot(thresholds[best], values[best], "o", color=COLORS[color])
+            each.axvline(cut, color=COLORS["guide"], linestyle="--", linewidth=1)
+        column[0].set_title(name)
+        column[1].set(xlabel="threshold", xlim=(error[0][-1] / 16, error[0][-1] * 1.1))
+        marks = error[0][-1] / np.array([16, 8, 4, 2, 1])
+        column[1].set_xticks(marks, [f"{mark:.2g}" for mark in marks])
+        column[1].minorticks_off()
+    axes[0, 0].set_ylabel("divergence")
+    axes[1, 0].set_ylabel("squared error")
+    return axes
+
+# %% ../nbs/00_plots.ipynb #41384c53
+def plot_ranges(
+    x: np.ndarray,  # the values
+    at_8_bits: dict[str, tuple],  # by method: lo, hi, ..., and last the answer's decibels in first tokens and in others
+    at_4_bits: dict[str, tuple],  # the same at 4 bits
+    ax: np.ndarray | None = None,  # two axes, one above the other, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw the distribution above the ranges that the methods keep at 8 bits, with the quality of the answers beside them."
+    if ax is None:
+        ax = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True, height_ratios=[1, 1.2])[1]
+    top, bottom = ax
+    top.hist(x.ravel(), bins=120, log=True, color=COLORS["original"])
+    top.text(x.max() - 1, 40, "first token of\neach sentence", ha="right", color=COLORS["original"])
+    top.set_ylabel("values per bin")
+    for y, (name, (lo, hi, *_)) in enumerate(at_8_bits.items()):
+        bottom.barh(y, hi - lo, left=lo, height=0.55, color=COLORS["quantized"])
+        for place, decibels in zip((32, 36.5, 42, 46.5), (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
+            bottom.text(place, y, f"{decibels:.0f}", ha="right", va="center")
+    for place, word in zip((32, 36.5, 42, 46.5), ("first", "others", "first", "others")):
+        bottom.text(place, -1, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
+    for place, word in ((36.5, "8 bits, dB"), (46.5, "4 bits, dB")):
+        bottom.text(place, -1.9, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
+    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 47))
+    bottom.set_xlabel("value, and the range kept at 8 bits", loc="left")
+    bottom.set_xticks(range(-20, 30, 10))
+    bottom.invert_yaxis()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #c3aab784
+def plot_batches(
+    sizes: tuple,  # how many batches were merged
+    spreads: dict[str, np.ndarray],  # two methods: one row per size, one column per draw, relative to all batches
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the band between the least and the largest draw, and their median, against the number of batches."
+    ax = new_ax(ax)
+    for (name, rows), color in zip(spreads.items(), ("guide", "quantized")):
+        ax.fill_between(sizes, rows.min(axis=1), rows.max(axis=1), color=COLORS[color], alpha=0.3, linewidth=0)
+        ax.plot(sizes, np.median(rows, axis=1), "o-", color=COLORS[color], markersize=3, label=name)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sizes, [str(size) for size in sizes])
+    ax.set(xlabel="sentences seen", ylabel="upper end, relative to all 24")
+    ax.legend()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #5e7f2ff3
 def plot_code_use(
     q,  # integer codes, any shape
     qmin: int,  # smallest code there is
@@ -457,7 +588,7 @@ def plot_code_use(
     ax.set(yscale="log", xlim=(qmin - 1, qmax + 1), xlabel="code", ylabel="values")
     return ax
 
-# %% ../nbs/00_plots.ipynb #63584f62
+# %% ../nbs/00_plots.ipynb #797c6dfb
 def plot_rulers(
     x,  # a few real values, drawn as points above the rulers
     rulers: dict,  # name of a ruler: (codes, the real values they stand for)
@@ -477,7 +608,7 @@ def plot_rulers(
     ax.tick_params(axis="y", length=0)
     return ax
 
-# %% ../nbs/00_plots.ipynb #e1c068d2
+# %% ../nbs/00_plots.ipynb #c555cb3a
 def plot_means(
     bits,  # widths of the codes, shape (n,)
     original: float,  # the mean of the original values
@@ -494,7 +625,7 @@ def plot_means(
     ax.legend()
     return ax
 
-# %% ../nbs/00_plots.ipynb #7d8c810a
+# %% ../nbs/00_plots.ipynb #ee174170
 def plot_sums(
     sums: dict,  # name: whole numbers, any shape
     limits: tuple,  # the smallest and the largest number that the register holds
@@ -514,7 +645,7 @@ def plot_sums(
     ax.legend(loc="lower center")
     return ax
 
-# %% ../nbs/00_plots.ipynb #8f24b361
+# %% ../nbs/00_plots.ipynb #459ac625
 def plot_terms(
     names,  # what the terms are called
     terms,  # their values, signs included
@@ -535,7 +666,7 @@ def plot_terms(
     ax.set(xlim=(1.1 * min(stops), 1.1 * max(stops)), ylim=(rows[-1] - 0.6, 0.6), xlabel="running total (millions)")
     return ax
 
-# %% ../nbs/00_plots.ipynb #13a93462
+# %% ../nbs/00_plots.ipynb #058b6f87
 def plot_gain(
     share,  # (hi - lo) / (2 max(|lo|, |hi|)) of each tensor, 0.5 to 1
     gain,  # dB that the asymmetric codes gain on it
@@ -585,3 +716,43 @@ def plot_sample_values(
         ax.set(title=name, xlabel="value")
     axes[0].set_ylabel("how many")
     return axes
+
+# %% ../nbs/00_plots.ipynb #4f817ee9
+def plot_near_tie(
+    offsets: np.ndarray,  # distance from the middle in float32 numbers, shape (n,)
+    codes: np.ndarray,  # two neighbouring codes, one row per convention, shape (rows, n)
+    names: list,  # of the conventions, one per row
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
+) -> plt.Axes:
+    "Draw which of two codes each convention gives to the float32 numbers around the middle between them."
+    ax = new_ax(ax, 2.4)
+    low, high = codes.min(), codes.max()
+    rows = np.broadcast_to(np.arange(len(names))[:, None], codes.shape)
+    where = np.broadcast_to(offsets, codes.shape)
+    for code, face in ((low, "white"), (high, COLORS["quantized"])):
+        ax.scatter(where[codes == code], rows[codes == code], s=45, facecolor=face, edgecolor=COLORS["quantized"], label=f"code {code}")
+    ax.axvline(0, color=COLORS["guide"], lw=0.8, zorder=0)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel="float32 numbers away from 7.5", ylim=(len(names) - 0.5, -0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #6b2fe01a
+def plot_atlas(
+    shares: list,  # matrices of shares in 0..1, one per panel, shape (n, n)
+    names: list,  # of the conventions, n of them
+    titles: list,  # one per panel
+    ax: np.ndarray | None = None,  # as many axes as panels, or None to make a figure
+) -> np.ndarray:
+    "Draw for each pair of conventions the share of codes that differ, in percent; return the axes."
+    if ax is None:
+        ax = plt.subplots(1, len(shares), figsize=(7, 1.8 + 0.26 * len(names)), sharey=True)[1]
+    shade = LinearSegmentedColormap.from_list("share", ["white", COLORS["error"]])
+    for panel, share, title in zip(ax, shares, titles):
+        panel.imshow(np.sqrt(share), cmap=shade, vmin=0, vmax=0.8, aspect="auto")
+        for (i, j), value in np.ndenumerate(100 * share):
+            panel.text(j, i, "0" if value == 0 else f"{value:.1f}", ha="center", va="center", fontsize=8)
+        panel.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names, title=f"{title}, %")
+        panel.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+    return ax

@@ -5,78 +5,77 @@
 # %% auto #0
 __all__ = ['symmetric_qparams', 'asymmetric_qparams']
 
-# %% ../nbs/05_symmetry.ipynb #cc377a1d
+# %% ../nbs/05_symmetry.ipynb #d4c71d08
 import numpy as np
 
-from .dtypes import as_real_array
+from .dtypes import _as_int, as_real_array
 from .steps import QParams
 
-# %% ../nbs/05_symmetry.ipynb #84bb384f
+# %% ../nbs/05_symmetry.ipynb #e308cfcd
 def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     "Return the smallest and the largest code of an integer of 2 to 16 bits."
-    if isinstance(bits, bool) or not hasattr(bits, "__index__"):
-        raise TypeError(f"bits must be an integer, got {type(bits).__name__}")
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits must lie in 2..16, got {bits}")
+    codes = 1 << _as_int(bits, "bits", 2, 16)
     for name, value in (("signed", signed), ("narrow", narrow)):
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-    codes = 1 << int(bits)
     return (-codes // 2 + int(narrow), codes // 2 - 1) if signed else (0, codes - 1)
 
-# %% ../nbs/05_symmetry.ipynb #a7a3cf6d
+# %% ../nbs/05_symmetry.ipynb #800ba221
 def _check_ends(lo, hi) -> tuple[np.ndarray, np.ndarray]:
     "Return `lo` and `hi` as float64 of one shape, widened to include 0."
-    ends = {name: as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi))}
-    for name, end in ends.items():
+    lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
+    for name, end in (("lo", lo), ("hi", hi)):
         if not np.isfinite(end).all():
-            raise ValueError(f"{name} must be finite, got {end[~np.isfinite(end)].flat[0]}")
-    lo, hi = ends.values()
+            raise ValueError(f"{name} must be finite, got {end[~np.isfinite(end)][0]}")
     if lo.shape != hi.shape and lo.ndim and hi.ndim:
-        raise ValueError(f"lo and hi must have one shape, or one of them be a number, got {lo.shape} and {hi.shape}")
+        raise ValueError("lo and hi must have one shape, or one of them be a number, "
+                         f"got {lo.shape} and {hi.shape}")
     lo, hi = np.broadcast_arrays(lo, hi)
     if (lo > hi).any():
         raise ValueError(f"lo must not be greater than hi, got {lo[lo > hi][0]} and {hi[lo > hi][0]}")
     return np.minimum(lo, 0.0), np.maximum(hi, 0.0)
 
-# %% ../nbs/05_symmetry.ipynb #e8476ae5
+# %% ../nbs/05_symmetry.ipynb #60178b48
 def _step(lo: np.ndarray, hi: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    "Return m and e with (hi - lo) / steps = m * 2**e, where nothing overflows or underflows; m = 1 for an empty range."
+    "Return m and e with (hi - lo) / steps = m * 2**e, without overflow or underflow; m = 1 for an empty range."
     exponent = np.frexp(np.maximum(-lo, hi))[1]
     with np.errstate(under="ignore"):
         step = (np.ldexp(hi, -exponent) - np.ldexp(lo, -exponent)) / steps
     return np.where(lo == hi, 1.0, step), exponent
 
-# %% ../nbs/05_symmetry.ipynb #4a770329
+# %% ../nbs/05_symmetry.ipynb #08af4d31
 def _kept_type(lo, hi) -> np.dtype | None:
     "Return the floating type of `lo` and `hi`, float32 at least, or None if both are Python numbers."
     ends = [end if type(end) in (int, float) else np.asarray(end).dtype for end in (lo, hi)]
-    return np.result_type(*ends, np.float32) if any(isinstance(end, np.dtype) for end in ends) else None
+    plain = not any(isinstance(end, np.dtype) for end in ends)
+    return None if plain else np.result_type(*ends, np.float32)
 
-# %% ../nbs/05_symmetry.ipynb #482834d8
+# %% ../nbs/05_symmetry.ipynb #bf08966c
 def _keep(step: np.ndarray, exponent: np.ndarray, kept: np.dtype | None) -> float | np.ndarray:
-    "Return step * 2**exponent in the type `kept`, rounded up if subnormal, so that it is > 0 and the codes reach the ends."
+    "Return step * 2**exponent in the type `kept`, rounded up where it is subnormal; a Python float for None."
     dtype = np.dtype(kept or np.float64)
     with np.errstate(under="ignore", over="ignore"):
         scale = np.ldexp(step, exponent).astype(dtype)
-        short = (scale < np.finfo(dtype).tiny) & (np.ldexp(scale.astype(np.float64), -exponent) < step)
+        rounded_down = np.ldexp(scale.astype(np.float64), -exponent) < step
+        short = rounded_down & (scale < np.finfo(dtype).tiny)
         scale = np.where(short, np.nextafter(scale, dtype.type(1)), scale)
     return scale if kept else float(scale)
 
-# %% ../nbs/05_symmetry.ipynb #e5af10dd
+# %% ../nbs/05_symmetry.ipynb #0a836a84
 def symmetric_qparams(
     lo,  # smallest value to cover, finite, units of x: a number, or one per channel or group
     hi,  # largest value to cover, finite, not below lo
     bits: int = 8,  # bits of a code, 2..16
     signed: bool = True,  # codes around 0, with zero point 0; else around the zero point 2**(bits - 1)
-    narrow: bool = True,  # signed codes alone: leave out the smallest code, so that they run from -qmax to qmax
-    axis: int | None = None,  # the axis whose every index has its own range; lo and hi have shape (x.shape[axis],)
-    group_size: int | None = None,  # length of the groups along the last axis that have their own range
-) -> QParams:  # scale computed in float64, kept in the type of lo and hi; a Python float for Python numbers
-    """Return the parameters whose codes lie evenly on both sides of zero: `scale = 2 * max(|lo|, |hi|) / (qmax - qmin)`.
+    narrow: bool = True,  # signed codes alone: from -qmax to qmax, without the smallest code
+    axis: int | None = None,  # the axis whose every index has its own lo and hi, shape (x.shape[axis],)
+    group_size: int | None = None,  # each run of so many values along the last axis has its own lo and hi
+) -> QParams:  # scale in the type of lo and hi, float32 at least; a Python float for Python numbers
+    """Return the parameters whose codes lie evenly on both sides of zero.
 
-    A range of zeros has scale 1. Raises ValueError for a range that is not finite or upside down, shapes that do
-    not fit and bits outside 2..16; TypeError for arguments of another kind.
+    `scale = 2 * max(|lo|, |hi|) / (qmax - qmin)`, computed in float64; a range of zeros has scale 1.
+    Raises ValueError for a range that is not finite or upside down, shapes that do not fit and bits outside 2..16;
+    TypeError for arguments of another kind.
     Source: Krishnamoorthi 2018, section 2.2; Nagel et al. 2021, section 2.2.2.
     """
     qmin, qmax = _code_range(bits, signed, narrow)
@@ -85,20 +84,21 @@ def symmetric_qparams(
     scale = _keep(*_step(-absmax, absmax, qmax - qmin), _kept_type(lo, hi))
     return QParams(scale, (qmin + qmax + 1) // 2, qmin, qmax, axis, group_size)
 
-# %% ../nbs/05_symmetry.ipynb #95fa0ff2
+# %% ../nbs/05_symmetry.ipynb #f014dbf0
 def asymmetric_qparams(
     lo,  # smallest value to cover, finite, units of x: a number, or one per channel or group
     hi,  # largest value to cover, finite, not below lo
     bits: int = 8,  # bits of a code, 2..16
     signed: bool = False,  # codes from -2**(bits - 1), else from 0
-    axis: int | None = None,  # the axis whose every index has its own range; lo and hi have shape (x.shape[axis],)
-    group_size: int | None = None,  # length of the groups along the last axis that have their own range
-) -> QParams:  # scale kept in the type of lo and hi, a Python float for Python numbers; zero point in qmin..qmax
+    axis: int | None = None,  # the axis whose every index has its own lo and hi, shape (x.shape[axis],)
+    group_size: int | None = None,  # each run of so many values along the last axis has its own lo and hi
+) -> QParams:  # scale in the type of lo and hi, float32 at least; a Python float for Python numbers
     """Return the parameters that spend every code on lo..hi, widened to include 0.
 
-    `scale = (hi - lo) / (qmax - qmin)`, `zero_point = rint(qmin - lo / scale)`, a tie to the even integer, in float64.
-    A range of zeros has scale 1 and zero point 0. Raises ValueError for a range that is not finite or upside down,
-    shapes that do not fit and bits outside 2..16; TypeError for arguments of another kind.
+    `scale = (hi - lo) / (qmax - qmin)` and `zero_point = rint(qmin - lo / scale)`, a tie to the even integer, both
+    in float64 before the scale is rounded to its type. A range of zeros has scale 1 and zero point 0.
+    Raises ValueError for a range that is not finite or upside down, shapes that do not fit and bits outside 2..16;
+    TypeError for arguments of another kind.
     Source: Jacob et al. 2018, section 2.1; ONNX Runtime, quantization/quant_utils.py, compute_scale_zp.
     """
     qmin, qmax = _code_range(bits, signed, False)

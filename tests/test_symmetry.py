@@ -32,7 +32,8 @@ def assert_scale(scale, wanted, dtype=np.float64):
     info, got = np.finfo(dtype), Fraction(float(scale))
     assert 0 < got < Fraction(float(info.max))
     if wanted < Fraction(float(info.tiny)):
-        assert wanted <= got < wanted + Fraction(float(info.smallest_subnormal))
+        nearly = wanted * (1 - Fraction(1, 2**52))  # the step is a float64 before its exponent shrinks
+        assert nearly <= got < wanted + Fraction(float(info.smallest_subnormal))
     else:
         assert abs(got - wanted) <= wanted * Fraction(float(info.eps)) * (1 if dtype == np.float64 else Fraction(501, 1000))
 
@@ -301,11 +302,11 @@ def test_no_channels_at_all():
     (None, 1, {}, TypeError, "lo must hold .* object"),
     (False, True, {}, TypeError, "lo must hold .* bool"),
     (0, 10**400, {}, TypeError, "hi must hold .* object"),
-    ([[1], [2, 3]], 1, {}, ValueError, "lo must be rectangular"),
+    ([[1], [2, 3]], 1, {}, ValueError, "lo must .*ragged"),
     ([0, 0], [1, 1, 1], {"axis": 0}, ValueError, r"lo and hi must have one shape, .* got \(2,\) and \(3,\)"),
     ([0, 0], [1, 1], {}, ValueError, "scale must be a single number without axis or group_size"),
     (0, 1, {"axis": 0}, ValueError, "scale must be a vector"),
-    (0, 1, {"group_size": 4}, ValueError, "scale must have one step per group"),
+    (0, 1, {"group_size": 4}, ValueError, "scale must .* one step per group"),
     ([0, 0], [1, 1], {"axis": 0, "group_size": 1}, ValueError, "axis and group_size must not be given together"),
     ([0, 0], [1, 1], {"axis": 0.0}, TypeError, "axis must be an integer"),
     (0, 1, {"bits": 1}, ValueError, r"bits must lie in 2\.\.16, got 1"),
