@@ -415,12 +415,9 @@ def _bin_error_rows(counts, qmax, out):
         for k in range(counts.size):
             out[i] += counts[k] * _bin_error(k + 0.5, (i + 1) / qmax, qmax)
 
-# %% ../nbs/04_calibration.ipynb #b1eaf967
+# %% ../nbs/04_calibration.ipynb #dde66bf8
 class MSE(HistogramCalibrator):
-    """Keep the range -t..t of least mean squared error for symmetric codes of `bits` bits, out of `bins` thresholds.
-
-    Raises ValueError for bits outside 2..16 and for bins outside 2..65536, TypeError for no integers.
-    """
+    "Keep the range -t..t of least mean squared error for symmetric codes of 2..16 bits, out of 2..65536 thresholds."
     def __init__(self, bits: int = 8, bins: int = 2048):
         bits, bins = _check_number("bits", bits, 2, 16, Integral), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(bits=bits, bins=bins)

@@ -523,7 +523,7 @@ def plot_divergence(
     axes[1, 0].set_ylabel("squared error")
     return axes
 
-# %% ../nbs/00_plots.ipynb #7804c9ef
+# %% ../nbs/00_plots.ipynb #d5fe2d66
 def plot_ranges(
     x: np.ndarray,  # the values
     at_8_bits: dict[str, tuple],  # by method: lo, hi, ..., and last the answer's decibels in first tokens and in others
@@ -537,17 +537,15 @@ def plot_ranges(
     top.hist(x.ravel(), bins=120, log=True, color=COLORS["original"])
     top.text(x.max() - 1, 40, "first token of\neach sentence", ha="right", color=COLORS["original"])
     top.set_ylabel("values per bin")
+    places, heads = (32, 38, 45, 51), ("first", "rest\n8 bits, dB", "first", "rest\n4 bits, dB")
     for y, (name, (lo, hi, *_)) in enumerate(at_8_bits.items()):
         bottom.barh(y, hi - lo, left=lo, height=0.55, color=COLORS["quantized"])
-        for place, decibels in zip((32, 38, 45, 51), (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
+        for place, decibels in zip(places, (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
             bottom.text(place, y, f"{decibels:.0f}", ha="right", va="center")
-    for place, word in zip((32, 38, 45, 51), ("first", "rest", "first", "rest")):
-        bottom.text(place, -1, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
-    for place, word in ((38, "8 bits, dB"), (51, "4 bits, dB")):
-        bottom.text(place, -1.9, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
-    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 52))
+    for place, head in zip(places, heads):
+        bottom.text(place, -0.7, "\n".join(head.split("\n")[::-1]), ha="right", va="bottom", fontsize=8, color=COLORS["guide"])
+    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 52), xticks=range(-20, 30, 10))
     bottom.set_xlabel("value, and the range kept at 8 bits", loc="left")
-    bottom.set_xticks(range(-20, 30, 10))
     bottom.invert_yaxis()
     return ax
 
