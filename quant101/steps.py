@@ -241,7 +241,7 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
     zero_point.setflags(write=False)
     return zero_point
 
-# %% ../nbs/02_steps.ipynb #800941ca
+# %% ../nbs/02_steps.ipynb #ec9f840f
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
@@ -257,13 +257,12 @@ class QParams:
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)
-        for name in ("qmin", "qmax", "axis", "group_size"):
-            object.__setattr__(self, name, None if getattr(self, name) is None else _as_int(getattr(self, name), name))
         scale = _check_scale(as_real_array(self.scale, "scale"))
         _check_place(self.axis, self.group_size, scale.shape)
         zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
-        object.__setattr__(self, "scale", float(scale) if type(self.scale) in (int, float) else scale)
-        object.__setattr__(self, "zero_point", zero_point if zero_point.ndim else int(zero_point))
+        vars(self).update({name: int(value) for name, value in vars(self).items() if isinstance(value, np.integer)})
+        vars(self).update(scale=float(scale) if type(self.scale) in (int, float) else scale)
+        vars(self).update(zero_point=zero_point if zero_point.ndim else int(zero_point))
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
