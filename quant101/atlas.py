@@ -17,7 +17,7 @@ from numba import njit
 from .dtypes import as_real_array
 from .steps import Rounding, _round
 
-# %% ../nbs/06_atlas.ipynb #94ec9ae7
+# %% ../nbs/06_atlas.ipynb #287336f0
 _CODES = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
           "int16": (-32768, 32767), "uint16": (0, 65535), "int32": (-(2**31), 2**31 - 1)}
 _WORDS = {
@@ -38,18 +38,24 @@ _WORDS = {
     "below": {"keep": "keeps a tiny scale", "one": "replaces a tiny scale by 1", "floor": "raises a tiny scale",
               "refuse": "does not define a range of 0"},
 }
+_KINDS = dict.fromkeys(["name", *_WORDS], str) | dict.fromkeys(["dtypes", "narrow"], tuple) | {
+    "ranged": tuple | None, "offset": int | float, "floor": int | float, "dead": int | float | None, "only_zero": int | None}
 
-# %% ../nbs/06_atlas.ipynb #2b99c19b
-def _check_words(convention) -> None:
-    "Raise ValueError for a word that is not in _WORDS or a type that is not in _CODES."
+# %% ../nbs/06_atlas.ipynb #056e9947
+def _check_fields(convention) -> None:
+    "Raise TypeError for a field of another kind, ValueError for an unknown word or integer type."
+    for field, kinds in _KINDS.items():
+        value = getattr(convention, field)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise TypeError(f"{field} must be of type {kinds}, got {type(value).__name__}")
     for field, words in _WORDS.items():
         if getattr(convention, field) not in words:
             raise ValueError(f"{field} must be one of {', '.join(words)}, got {getattr(convention, field)!r}")
-    for dtype in (*convention.dtypes, *convention.narrow, *(convention.ranged or ())):
-        if dtype not in _CODES:
-            raise ValueError(f"dtypes must be of {', '.join(_CODES)}, got {dtype!r}")
+    for field in ("dtypes", "narrow", "ranged"):
+        if bad := [dtype for dtype in getattr(convention, field) or () if not isinstance(dtype, str) or dtype not in _CODES]:
+            raise ValueError(f"{field} must be of {', '.join(_CODES)}, got {bad[0]!r}")
 
-# %% ../nbs/06_atlas.ipynb #6f0e4459
+# %% ../nbs/06_atlas.ipynb #24e23706
 @dataclass(frozen=True)
 class Convention:
     "How a library turns numbers into codes, and a range into a scale. Raises ValueError for an unknown word or type."
@@ -72,7 +78,7 @@ class Convention:
     ranged: tuple | None = None  # types with a rule for scale and zero point; None: all of `dtypes`
 
     def __post_init__(self):
-        _check_words(self)
+        _check_fields(self)
 
 # %% ../nbs/06_atlas.ipynb #1e59d6de
 ONNX = Convention("ONNX", ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16"), nan="refuse",

@@ -16,9 +16,9 @@ from numba import njit
 
 from .dtypes import as_real_array
 
-# %% ../nbs/04_calibration.ipynb #bef3dd05
+# %% ../nbs/04_calibration.ipynb #56739f95
 def _finite_values(batch, name: str = "batch") -> np.ndarray:
-    "Return the values in one row, float32 or float64. Raises TypeError for other types, ValueError for NaN and infinity."
+    "Return the values in one row, float32 or float64. Raises TypeError for other types, ValueError for NaN or inf."
     x = as_real_array(batch, name)
     if x.dtype.char not in "fd":
         x = x.astype(np.float64)
@@ -35,11 +35,10 @@ def _check_same(calibrator, other) -> None:
     if other.settings != calibrator.settings:
         raise ValueError(f"other must have the same settings, {calibrator.settings}, got {other.settings}")
 
-# %% ../nbs/04_calibration.ipynb #4cc5ab7c
+# %% ../nbs/04_calibration.ipynb #a35926c0
 class Calibrator:
-    "Batches go in, a range comes out. Each kind says what to note (`_add`), how to join notes (`_join`), what follows (`_answer`)."
-    def __init__(self, **settings):
-        self.settings, self.count = settings, 0
+    "Batches go in, a range comes out. A kind says what it notes (`_add`), joins (`_join`) and answers (`_answer`)."
+    count, settings = 0, {}
 
     def update(self, batch) -> "Calibrator":
         "Take in `batch`, finite real values of any shape, even none, and return itself. An error changes nothing."
@@ -50,7 +49,7 @@ class Calibrator:
         return self
 
     def merge(self, other: "Calibrator") -> "Calibrator":
-        "Take in all that `other`, of the same kind and settings, has seen, and return itself. `other` stays as it is."
+        "Take in all that `other`, of the same kind and settings, has seen, and return itself; `other` stays."
         _check_same(self, other)
         self._join(other)
         self.count += other.count
@@ -84,24 +83,24 @@ class MinMax(Calibrator):
     def _answer(self):
         return self.lo, self.hi
 
-# %% ../nbs/04_calibration.ipynb #9d0db368
+# %% ../nbs/04_calibration.ipynb #16e9d9ae
 def _check_number(name: str, value, low: float, high: float, kind: type = Real):
-    "Return `value`. Raises TypeError unless it is Real, or Integral if asked for, ValueError unless low <= value <= high."
+    "Return `value`. Raises TypeError unless it is of that kind, and ValueError unless low <= value <= high."
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
     return int(value) if kind is Integral else float(value)
 
-# %% ../nbs/04_calibration.ipynb #070d4321
+# %% ../nbs/04_calibration.ipynb #b2278844
 class MovingAverage(Calibrator):
-    """Average the least and largest values of the batches, each new batch with weight 1 - momentum; their order matters.
+    """Average the batches' least and largest values, each new batch with weight 1 - momentum; order matters.
 
     Raises ValueError unless 0 <= momentum <= 1, and TypeError from `merge`.
-    Source: Jacob et al. 2018, section 3.1; PyTorch's MovingAverageMinMaxObserver, whose averaging constant is 1 - momentum.
+    Source: Jacob et al. 2018, section 3.1; PyTorch's MovingAverageMinMaxObserver (averaging_constant = 1 - momentum).
     """
     def __init__(self, momentum: float = 0.99):
-        super().__init__(momentum=_check_number("momentum", momentum, 0, 1))
+        self.settings = {"momentum": _check_number("momentum", momentum, 0, 1)}
 
     def _add(self, x):
         new, m = _extremes(x), self.settings["momentum"]
@@ -109,7 +108,7 @@ class MovingAverage(Calibrator):
 
     def merge(self, other):
         "Raise TypeError: whose batches came later is not known."
-        raise TypeError("other must not be merged into a MovingAverage, whose answer depends on the order of the batches")
+        raise TypeError("other must not be merged: the answer of a MovingAverage depends on the order of batches")
 
     def _answer(self):
         return self.ends
@@ -143,16 +142,15 @@ def _coarsen(
     coarse[half - sums.size // 2 : half + sums.size // 2] = sums
     return coarse
 
-# %% ../nbs/04_calibration.ipynb #9661c039
+# %% ../nbs/04_calibration.ipynb #306c33fd
 class Histogram:
-    "Counts on bins whose width is a power of two, set by the largest magnitude alone; half of the bins on each side of zero."
+    "Counts on bins whose width is a power of two, given by the largest magnitude; half of them on each side of zero."
+    width = property(lambda h: math.ldexp(2 / h.counts.size, h.exponent), doc="Width of a bin, units of the data.")
+
     def __init__(self, bins: int = 65536):
-        bins = _check_number("bins", bins, 4, 2**22, Integral)
-        if bins & (bins - 1):
+        if bins != 1 << _check_number("bins", bins, 4, 2**22, Integral).bit_length() - 1:
             raise ValueError(f"bins must be a power of two, got {bins}")
         self.counts, self.exponent, self.lo, self.hi = np.zeros(bins, np.int64), -1000, math.inf, -math.inf
-
-    width = property(lambda h: math.ldexp(2 / h.counts.size, h.exponent), doc="Width of a bin, units of the data.")
 
     def _make_room(self, lo, hi, exponent):
         self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
@@ -170,12 +168,11 @@ class Histogram:
         self._make_room(other.lo, other.hi, other.exponent)
         self.counts += _coarsen(other.counts, self.exponent - other.exponent)
 
-# %% ../nbs/04_calibration.ipynb #c093d6b6
+# %% ../nbs/04_calibration.ipynb #0123b0fb
 class HistogramCalibrator(Calibrator):
-    "A calibrator that notes a histogram: bounded memory, and the same to the bit however the data were cut, ordered or merged."
+    "A calibrator that notes a histogram: bounded memory, and the same bits however data are cut, ordered or merged."
     def __init__(self, resolution: int = 65536, **settings):
-        super().__init__(**settings)
-        self.histogram = Histogram(resolution)
+        self.settings, self.histogram = settings, Histogram(resolution)
 
     def _add(self, x):
         self.histogram.add(x)
@@ -183,7 +180,7 @@ class HistogramCalibrator(Calibrator):
     def _join(self, other):
         self.histogram.merge(other.histogram)
 
-# %% ../nbs/04_calibration.ipynb #a87227df
+# %% ../nbs/04_calibration.ipynb #fde42e84
 class Percentile(HistogramCalibrator):
     "Give up what lies below one percentile and above another. Raises ValueError unless 0 <= lower < upper <= 100."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
@@ -193,8 +190,8 @@ class Percentile(HistogramCalibrator):
         super().__init__(bins, lower=lower, upper=upper, bins=bins)
 
     def _answer(self):
-        h, cumulative = self.histogram, np.cumsum(self.histogram.counts)
-        first, last = (int(np.searchsorted(cumulative, _rank(p, self.count))) - h.counts.size // 2 for p in self.percents)
+        h, ranks = self.histogram, [_rank(p, self.count) for p in self.percents]
+        first, last = (np.searchsorted(np.cumsum(h.counts), ranks) - h.counts.size // 2).tolist()
         return max(h.lo, first * h.width), min(h.hi, (last + 1) * h.width)
 
     def error_bound(self) -> float:
@@ -208,9 +205,9 @@ class Percentile(HistogramCalibrator):
         _extremes(ordered)  # refuses an empty array
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
-# %% ../nbs/04_calibration.ipynb #6bd34771
+# %% ../nbs/04_calibration.ipynb #2943ad13
 def _levelled(counts: np.ndarray, levels: int) -> np.ndarray:
-    "Return what `levels` levels can tell about the counts: of each group of bins, the mean of those that are not empty."
+    "Return what `levels` levels can tell about the counts: in each group of bins, the mean of those not empty."
     group, filled = np.arange(counts.size) * levels // counts.size, counts > 0
     mean = np.bincount(group, counts, levels) / np.maximum(np.bincount(group, filled, levels), 1)
     return np.where(filled, mean[group], 0.0)
@@ -245,17 +242,17 @@ def _divergence_rows(counts, entropies, levels, out):
         out[i] = _divergence(counts, entropies, levels + i, levels, outliers)
         outliers -= counts[levels + i]
 
-# %% ../nbs/04_calibration.ipynb #451fcfee
+# %% ../nbs/04_calibration.ipynb #fff1d0a2
 def _tensorrt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
-    "Return the ends lo and hi of every candidate, and its divergence. Source: Migacz 2017, the recipe on the last slides."
+    "Return the ends lo and hi of every candidate, and its divergence. Source: Migacz 2017, the last slides."
     counts, kl = counts.astype(np.float64), np.empty(max(counts.size - levels, 0))
     _divergence_rows(counts, counts * np.log(np.maximum(counts, 1)), levels, kl)
     hi = (levels + np.arange(kl.size) + 0.5) * (float(edges[-1]) / counts.size)
     return -hi, hi, kl
 
-# %% ../nbs/04_calibration.ipynb #04317758
+# %% ../nbs/04_calibration.ipynb #1145913c
 def _smooth(counts: np.ndarray, epsilon: float = 0.0001) -> np.ndarray | None:
-    "Return float32 counts with `epsilon` for each zero, taken evenly from the others; None where there is too little to take."
+    "Return float32 counts with `epsilon` for each zero, taken evenly from the others; None if there is too little."
     filled = np.count_nonzero(counts)
     share = epsilon * (counts.size - filled) / max(filled, 1)
     if not filled or share >= 1:
@@ -292,9 +289,9 @@ def _relative_entropy_rows(p, q, out):
         else:
             out[k] = math.nan if math.isnan(q[k]) else 0.0 if p[k] == 0.0 else math.inf
 
-# %% ../nbs/04_calibration.ipynb #5192667e
+# %% ../nbs/04_calibration.ipynb #8fe92003
 def _modelopt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
-    "The same as nvidia-modelopt 0.47 does it, with SciPy's rel_entr. Source: modelopt.torch.quantization.calib.histogram."
+    "The same as nvidia-modelopt 0.47 does it. Source: modelopt.torch.quantization.calib; SciPy's rel_entr."
     counts = np.concatenate([counts[1:2], counts[1:]])
     kept = np.arange(128, counts.size + 1)
     terms, kl = np.empty(counts.size), np.empty(kept.size)
@@ -313,7 +310,7 @@ def _check_name(what: str, name, known) -> str:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
     return name
 
-# %% ../nbs/04_calibration.ipynb #3018a73d
+# %% ../nbs/04_calibration.ipynb #d6f99951
 _RECIPES = {"tensorrt": _tensorrt_search, "onnxruntime": _onnxruntime_search, "modelopt": _modelopt_search}
 
 def entropy_trace(
@@ -329,22 +326,24 @@ def entropy_trace(
     """
     counts, edges = as_real_array(counts, "counts"), as_real_array(edges, "edges")
     if counts.ndim != 1 or counts.size < 2 or edges.shape != (counts.size + 1,):
-        raise ValueError(f"counts and edges must have shapes (n,) and (n + 1,), n >= 2, got {counts.shape} and {edges.shape}")
+        raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
+    if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
+        raise ValueError("edges must be finite and rise, got others")
     if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
         raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
     levels = _check_number("levels", levels, 2, 65536, Integral)
     return _RECIPES[_check_name("variant", variant, _RECIPES)](counts.astype(np.int64, order="C"), edges, levels)
 
-# %% ../nbs/04_calibration.ipynb #43cbab1f
+# %% ../nbs/04_calibration.ipynb #4312dae0
 def entropy_range(
-    counts,  # these four as for entropy_trace
-    edges,
-    variant: str = "tensorrt",
-    levels: int = 128,
-    least: float = -math.inf,  # least and largest value of the data, to which "onnxruntime" cuts its range
-    largest: float = math.inf,
+    counts,  # as for entropy_trace
+    edges,  # as for entropy_trace
+    variant: str = "tensorrt",  # as for entropy_trace
+    levels: int = 128,  # as for entropy_trace
+    least: float = -math.inf,  # least value of the data, to which "onnxruntime" cuts its lower end, units of edges
+    largest: float = math.inf,  # largest value of the data, to which it cuts its upper end
 ) -> tuple[float, float]:  # the range (lo, hi) to keep, units of edges
-    "Return the candidate of least divergence, or everything if there is none. Raises and Source as for entropy_trace."
+    "Return the candidate of least divergence, or everything if there is none. Raises, Source: as for entropy_trace."
     lo, hi, kl = entropy_trace(counts, edges, variant, levels)
     if not kl.size or (variant == "tensorrt" and np.isinf(kl).all()):
         lo, hi, kl = [min(edges[0], -edges[-1])], [edges[-1]], np.zeros(1)
@@ -352,13 +351,13 @@ def entropy_range(
     lo, hi = float(lo[best]) + 0.0, float(hi[best]) + 0.0
     return (max(lo, least), min(hi, largest)) if variant == "onnxruntime" else (lo, hi)
 
-# %% ../nbs/04_calibration.ipynb #01ee5130
+# %% ../nbs/04_calibration.ipynb #0e9c3c23
 def _resample(h: Histogram, variant: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
     "Return counts and edges of the recipe's equal bins, as if values were evenly spread within each bin of `h`."
     if h.lo > h.hi:
         raise ValueError("a calibrator must have seen data before trace(), got none")
     signed = variant == "onnxruntime"
-    edges = max(-h.lo, h.hi) * np.linspace(-1, 1, (bins if signed else 2 * bins) + 1)
+    edges = max(abs(h.lo), abs(h.hi)) * np.linspace(-1, 1, (bins if signed else 2 * bins) + 1)
     cumulative = np.concatenate([[0], np.cumsum(h.counts)])
     below = np.interp(edges / h.width + h.counts.size // 2, np.arange(cumulative.size), cumulative)
     below[0], below[-1] = 0, cumulative[-1]
@@ -377,12 +376,11 @@ def _library_bins(x: np.ndarray, variant: str, bins: int) -> tuple[np.ndarray, n
         place = np.minimum(np.abs(x) * x.dtype.type(bins) / reach, bins - 1).astype(np.int64)
     return np.bincount(place, minlength=bins), np.linspace(0, reach, bins + 1, dtype=x.dtype)
 
-# %% ../nbs/04_calibration.ipynb #cb44c65e
+# %% ../nbs/04_calibration.ipynb #466581ed
 class Entropy(HistogramCalibrator):
-    """Keep the range whose levels tell most of the distribution's shape: least Kullback-Leibler divergence.
+    """Keep the range -t..t of least Kullback-Leibler divergence; "onnxruntime" cuts either end down to the data.
 
-    The range is -t..t, save for "onnxruntime", where either end is cut down to the data. Source: as for entropy_trace.
-    Raises ValueError for an unknown variant and for bins or levels outside 2..65536, TypeError for no integers.
+    Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace.
     """
     def __init__(self, variant: str = "tensorrt", bins: int | None = None, levels: int = 128):
         bins = (128 if variant == "onnxruntime" else 2048) if bins is None else bins
@@ -417,39 +415,41 @@ def _bin_error_rows(counts, qmax, out):
         for k in range(counts.size):
             out[i] += counts[k] * _bin_error(k + 0.5, (i + 1) / qmax, qmax)
 
-# %% ../nbs/04_calibration.ipynb #e7f57441
+# %% ../nbs/04_calibration.ipynb #dde66bf8
 class MSE(HistogramCalibrator):
-    """Keep the range -t..t of least mean squared error, for symmetric codes of `bits` bits; `bins` thresholds are tried.
-
-    Raises ValueError for bits outside 2..16 and for bins outside 2..65536, TypeError for no integers.
-    """
+    "Keep the range -t..t of least mean squared error for symmetric codes of 2..16 bits, out of 2..65536 thresholds."
     def __init__(self, bits: int = 8, bins: int = 2048):
         bits, bins = _check_number("bits", bits, 2, 16, Integral), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(bits=bits, bins=bins)
 
-    def trace(self) -> tuple[np.ndarray, np.ndarray]:
-        "Return the thresholds tried, units of the data, and the mean squared error of each, those units squared."
+    def _errors(self):
         counts, edges = _resample(self.histogram, "mse", self.settings["bins"])
         errors = np.empty(counts.size)
         _bin_error_rows(counts, 2.0 ** (self.settings["bits"] - 1) - 1.0, errors)
-        with np.errstate(over="ignore"):
-            return edges[1:], errors / self.count * np.square(edges[1])
+        return edges[1:], errors / self.count
+
+    def trace(self) -> tuple[np.ndarray, np.ndarray]:
+        "Return the thresholds tried, units of the data, and the mean squared error of each, those units squared."
+        thresholds, errors = self._errors()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return thresholds, errors * np.square(thresholds[0])
 
     def _answer(self):
-        thresholds, errors = self.trace()
+        thresholds, errors = self._errors()
         best = float(thresholds[np.argmin(errors)])
         return 0.0 - best, best
 
-# %% ../nbs/04_calibration.ipynb #ed3e458b
+# %% ../nbs/04_calibration.ipynb #91592612
+_KINDS = {"minmax": MinMax, "moving-average": MovingAverage, "percentile": Percentile, "entropy": Entropy, "mse": MSE}
+
 def calibrate(
     x,  # real values of any shape, finite, at least one
     method: str | Calibrator = "minmax",  # or "moving-average", "percentile", "entropy", "mse", or a calibrator
 ) -> tuple[float, float]:  # the range (lo, hi) to keep, units of x
-    """Return the range that the method keeps of `x`: the answer of a new calibrator that has seen `x` and nothing else.
+    """Return the range that the method keeps of `x`: what a new calibrator answers that has seen `x` alone.
 
-    Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if they are not real.
+    Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
     """
-    kinds = {"minmax": MinMax, "moving-average": MovingAverage, "percentile": Percentile, "entropy": Entropy, "mse": MSE}
     if isinstance(method, Calibrator):
         return type(method)(**method.settings).update(x).range()
-    return kinds[_check_name("method", method, kinds)]().update(x).range()
+    return _KINDS[_check_name("method", method, _KINDS)]().update(x).range()

@@ -458,12 +458,12 @@ def plot_distributions(
         each.set_xlabel("value")
     return axes
 
-# %% ../nbs/00_plots.ipynb #4bc0f3ea
+# %% ../nbs/00_plots.ipynb #77d2a5a5
 def plot_two_errors(
     shares: np.ndarray,  # kept share of the range, 0..1
     rounding: np.ndarray,  # mean squared error of the values inside, one per share
     clipping: np.ndarray,  # mean squared error of the values outside, one per share
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # where to draw, or None to make a figure
 ) -> plt.Axes:
     "Draw both errors and their sum against the kept share, and mark the least sum."
     ax, total = new_ax(ax), rounding + clipping
@@ -478,13 +478,13 @@ def plot_two_errors(
     ax.annotate("both", (shares[3], total[3]), xytext=(6, 2), textcoords="offset points", color=COLORS["error"])
     return ax
 
-# %% ../nbs/00_plots.ipynb #2ef97702
+# %% ../nbs/00_plots.ipynb #21d64eb4
 def plot_doubling(
     fine: np.ndarray,  # counts of the bins, half of them on each side of zero
-    fine_width: float,
+    fine_width: float,  # their width
     coarse: np.ndarray,  # counts of as many bins, twice as wide
-    coarse_width: float,
-    ax: plt.Axes | None = None,
+    coarse_width: float,  # their width
+    ax: plt.Axes | None = None,  # where to draw, or None to make a figure
 ) -> plt.Axes:
     "Draw two rows of bins with their counts over the line, joined where counts are added."
     ax, half = new_ax(ax, 2.4), len(fine) // 2
@@ -524,7 +524,7 @@ def plot_divergence(
     axes[1, 0].set_ylabel("squared error")
     return axes
 
-# %% ../nbs/00_plots.ipynb #41384c53
+# %% ../nbs/00_plots.ipynb #d5fe2d66
 def plot_ranges(
     x: np.ndarray,  # the values
     at_8_bits: dict[str, tuple],  # by method: lo, hi, ..., and last the answer's decibels in first tokens and in others
@@ -538,25 +538,23 @@ def plot_ranges(
     top.hist(x.ravel(), bins=120, log=True, color=COLORS["original"])
     top.text(x.max() - 1, 40, "first token of\neach sentence", ha="right", color=COLORS["original"])
     top.set_ylabel("values per bin")
+    places, heads = (32, 38, 45, 51), ("first", "rest\n8 bits, dB", "first", "rest\n4 bits, dB")
     for y, (name, (lo, hi, *_)) in enumerate(at_8_bits.items()):
         bottom.barh(y, hi - lo, left=lo, height=0.55, color=COLORS["quantized"])
-        for place, decibels in zip((32, 36.5, 42, 46.5), (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
+        for place, decibels in zip(places, (*at_8_bits[name][-2:], *at_4_bits[name][-2:])):
             bottom.text(place, y, f"{decibels:.0f}", ha="right", va="center")
-    for place, word in zip((32, 36.5, 42, 46.5), ("first", "others", "first", "others")):
-        bottom.text(place, -1, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
-    for place, word in ((36.5, "8 bits, dB"), (46.5, "4 bits, dB")):
-        bottom.text(place, -1.9, word, ha="right", va="center", fontsize=8, color=COLORS["guide"])
-    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 47))
+    for place, head in zip(places, heads):
+        bottom.text(place, -0.7, "\n".join(head.split("\n")[::-1]), ha="right", va="bottom", fontsize=8, color=COLORS["guide"])
+    bottom.set(yticks=range(len(at_8_bits)), yticklabels=list(at_8_bits), xlim=(x.min() - 14, 52), xticks=range(-20, 30, 10))
     bottom.set_xlabel("value, and the range kept at 8 bits", loc="left")
-    bottom.set_xticks(range(-20, 30, 10))
     bottom.invert_yaxis()
     return ax
 
-# %% ../nbs/00_plots.ipynb #c3aab784
+# %% ../nbs/00_plots.ipynb #4a9e4b8d
 def plot_batches(
     sizes: tuple,  # how many batches were merged
     spreads: dict[str, np.ndarray],  # two methods: one row per size, one column per draw, relative to all batches
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # where to draw, or None to make a figure
 ) -> plt.Axes:
     "Draw the band between the least and the largest draw, and their median, against the number of batches."
     ax = new_ax(ax)

@@ -226,9 +226,9 @@ def _check_scale(scale: np.ndarray) -> np.ndarray:
     scale.setflags(write=False)
     return scale
 
-# %% ../nbs/02_steps.ipynb #0eeaba0a
-def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndarray:
-    "Return `zero_point` as a read-only int64 array after a check of its type, shape and range."
+# %% ../nbs/02_steps.ipynb #76111314
+def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> int | np.ndarray:
+    "Return `zero_point` as an int or a read-only int64 array after a check of its type, shape and range."
     zero_point = as_real_array(zero_point, "zero_point")
     if zero_point.dtype.kind not in "iu":
         raise TypeError(f"zero_point must be an integer, got {zero_point.dtype}")
@@ -239,9 +239,9 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
         raise ValueError(f"zero_point must lie in qmin..qmax = {qmin}..{qmax}, got {outside.flat[0]}")
     zero_point = zero_point.astype(np.int64)
     zero_point.setflags(write=False)
-    return zero_point
+    return zero_point if zero_point.ndim else int(zero_point)
 
-# %% ../nbs/02_steps.ipynb #800941ca
+# %% ../nbs/02_steps.ipynb #c4ada984
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
@@ -257,13 +257,11 @@ class QParams:
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)
-        for name in ("qmin", "qmax", "axis", "group_size"):
-            object.__setattr__(self, name, None if getattr(self, name) is None else _as_int(getattr(self, name), name))
         scale = _check_scale(as_real_array(self.scale, "scale"))
         _check_place(self.axis, self.group_size, scale.shape)
         zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
-        object.__setattr__(self, "scale", float(scale) if type(self.scale) in (int, float) else scale)
-        object.__setattr__(self, "zero_point", zero_point if zero_point.ndim else int(zero_point))
+        vars(self).update({name: int(value) for name, value in vars(self).items() if isinstance(value, np.integer)})
+        vars(self).update(scale=float(scale) if type(self.scale) in (int, float) else scale, zero_point=zero_point)
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype

@@ -157,14 +157,14 @@ def split_outliers(
     qparams = absmax_qparams(rest, bits, axis=0)
     return OutlierSplit(quantize(rest, qparams), qparams, columns, outliers)
 
-# %% ../nbs/03_strategies.ipynb #186cf3d5
+# %% ../nbs/03_strategies.ipynb #57ae49b9
 @njit
 def _multiply_rows(a, b, out):
     "Add the integer matrix product of `a` and `b` to `out`, in the type of `out`."
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             for j in range(b.shape[1]):
-                out[i, j] += a[i, k] * b[k, j]
+                out[i, j] += np.int64(a[i, k]) * b[k, j]
 
 # %% ../nbs/03_strategies.ipynb #b6d9bbe4
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:

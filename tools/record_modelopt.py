@@ -1,6 +1,6 @@
 """Record what NVIDIA ModelOpt's and PyTorch's calibrators answer, for tests/test_calibration.py to compare with.
 
-    pip install -e . nvidia-modelopt==0.47.0 torch==2.13.0
+    pip install -e . nvidia-modelopt==0.47.0 torch==2.13.0 requests huggingface_hub
     python tools/record_modelopt.py            record and write tests/modelopt.json
     python tools/record_modelopt.py --check    record and compare with the file; exit 1 if they differ
 
