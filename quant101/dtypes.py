@@ -12,27 +12,28 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-# %% ../nbs/01_dtypes.ipynb #401a368e
-def _check_int(name: str, value, low: int, high: int) -> None:
-    "Raise TypeError unless `value` is an int and ValueError unless it lies in low..high."
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
+# %% ../nbs/01_dtypes.ipynb #7da9bea3
+def _as_int(value, name: str, low: float = -np.inf, high: float = np.inf) -> int:
+    "Return `value` as an int. Raises TypeError for what is no integer and ValueError outside low..high."
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if not low <= value <= high:
-        raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
+        raise ValueError(f"{name} must {f'lie in {low}..{high}' if high < np.inf else f'be at least {low}'}, got {value}")
+    return int(value)
 
-# %% ../nbs/01_dtypes.ipynb #a3abb0bd
+# %% ../nbs/01_dtypes.ipynb #b942c104
 def _checked_bias(f: "FloatFormat") -> int:
     "The bias of the format `f`; raises unless its fields make a format whose every number is a float32."
     if not isinstance(f.name, str):
         raise TypeError(f"name must be a str, got {f.name!r}")
-    _check_int("exponent_bits", f.exponent_bits, 2, 8)
-    _check_int("mantissa_bits", f.mantissa_bits, 1, 23)
+    _as_int(f.exponent_bits, "exponent_bits", 2, 8)
+    _as_int(f.mantissa_bits, "mantissa_bits", 1, 23)
     if not isinstance(f.specials, str) or f.specials not in ("ieee", "fn", "fnuz", "none"):
         raise ValueError(f"specials must be one of ieee, fn, fnuz, none, got {f.specials!r}")
     if f.exponent_bits == 8 and f.specials != "ieee":
         raise ValueError(f"specials must be ieee where exponent_bits is 8, got {f.specials!r}")
     bias = 2 ** (f.exponent_bits - 1) - 1 if f.bias is None else f.bias
-    _check_int("bias", bias, 127 if f.exponent_bits == 8 else 0, 127)
+    _as_int(bias, "bias", 127 if f.exponent_bits == 8 else 0, 127)
     return bias
 
 # %% ../nbs/01_dtypes.ipynb #02e80975
@@ -106,16 +107,19 @@ def _decode_rows(codes, f, out):
     for i in range(codes.size):
         out[i] = _decode_one(np.int64(codes[i]), f)
 
-# %% ../nbs/01_dtypes.ipynb #26f5dcb2
+# %% ../nbs/01_dtypes.ipynb #d07b2ea0
 def _check_codes(codes, bits: int) -> np.ndarray:
     "Return `codes` as an integer array; raise TypeError or ValueError unless each fits `bits` bits."
-    codes = np.asarray(codes) if np.size(codes) else np.empty(np.shape(codes), np.uint8)
+    try:
+        codes = np.asarray(codes) if np.size(codes) else np.empty(np.shape(codes), np.uint8)
+    except ValueError as error:
+        raise ValueError(f"codes must have rows of equal length, got a ragged {type(codes).__name__}") from error
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes must be integers, got dtype {codes.dtype}")
     info = np.iinfo(codes.dtype)
     if info.min < 0 or info.max >= 2**bits:
         for code in (codes.min(initial=0), codes.max(initial=0)):
-            _check_int("codes", int(code), 0, 2**bits - 1)
+            _as_int(int(code), "codes", 0, 2**bits - 1)
     return codes
 
 # %% ../nbs/01_dtypes.ipynb #aa48a613

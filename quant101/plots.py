@@ -9,13 +9,14 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_num
            'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold',
            'plot_split_or_clip', 'plot_distributions', 'plot_two_errors', 'plot_doubling', 'plot_divergence',
            'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms',
-           'plot_gain', 'plot_sample_columns', 'plot_sample_values']
+           'plot_gain', 'plot_sample_columns', 'plot_sample_values', 'plot_near_tie', 'plot_atlas']
 
-# %% ../nbs/00_plots.ipynb #fc0ff953
+# %% ../nbs/00_plots.ipynb #b1a1243c
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
 # %% ../nbs/00_plots.ipynb #3d563e49
 COLORS = {"original": "#0072B2", "quantized": "#D55E00", "error": "#AA4499", "guide": "#767676"}
@@ -713,3 +714,43 @@ def plot_sample_values(
         ax.set(title=name, xlabel="value")
     axes[0].set_ylabel("how many")
     return axes
+
+# %% ../nbs/00_plots.ipynb #4f817ee9
+def plot_near_tie(
+    offsets: np.ndarray,  # distance from the middle in float32 numbers, shape (n,)
+    codes: np.ndarray,  # two neighbouring codes, one row per convention, shape (rows, n)
+    names: list,  # of the conventions, one per row
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
+) -> plt.Axes:
+    "Draw which of two codes each convention gives to the float32 numbers around the middle between them."
+    ax = new_ax(ax, 2.4)
+    low, high = codes.min(), codes.max()
+    rows = np.broadcast_to(np.arange(len(names))[:, None], codes.shape)
+    where = np.broadcast_to(offsets, codes.shape)
+    for code, face in ((low, "white"), (high, COLORS["quantized"])):
+        ax.scatter(where[codes == code], rows[codes == code], s=45, facecolor=face, edgecolor=COLORS["quantized"], label=f"code {code}")
+    ax.axvline(0, color=COLORS["guide"], lw=0.8, zorder=0)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel="float32 numbers away from 7.5", ylim=(len(names) - 0.5, -0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #6b2fe01a
+def plot_atlas(
+    shares: list,  # matrices of shares in 0..1, one per panel, shape (n, n)
+    names: list,  # of the conventions, n of them
+    titles: list,  # one per panel
+    ax: np.ndarray | None = None,  # as many axes as panels, or None to make a figure
+) -> np.ndarray:
+    "Draw for each pair of conventions the share of codes that differ, in percent; return the axes."
+    if ax is None:
+        ax = plt.subplots(1, len(shares), figsize=(7, 1.8 + 0.26 * len(names)), sharey=True)[1]
+    shade = LinearSegmentedColormap.from_list("share", ["white", COLORS["error"]])
+    for panel, share, title in zip(ax, shares, titles):
+        panel.imshow(np.sqrt(share), cmap=shade, vmin=0, vmax=0.8, aspect="auto")
+        for (i, j), value in np.ndenumerate(100 * share):
+            panel.text(j, i, "0" if value == 0 else f"{value:.1f}", ha="center", va="center", fontsize=8)
+        panel.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names, title=f"{title}, %")
+        panel.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+    return ax

@@ -6,7 +6,7 @@
 __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'quantize', 'dequantize', 'fake_quantize', 'mse',
            'max_abs_error', 'sqnr_db', 'cosine_similarity']
 
-# %% ../nbs/02_steps.ipynb #e0680ca9
+# %% ../nbs/02_steps.ipynb #b3eafe9c
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .dtypes import as_real_array
+from .dtypes import _as_int, as_real_array
 
 # %% ../nbs/02_steps.ipynb #310297c9
 def _nonzero_floats(x, name: str) -> np.ndarray:
@@ -154,7 +154,7 @@ def _refuse_nan(x: np.ndarray, count: int) -> None:
         first = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
         raise ValueError(f"x must not hold NaN, got {count} of them, the first at index {first}")
 
-# %% ../nbs/02_steps.ipynb #0bc167d7
+# %% ../nbs/02_steps.ipynb #5bd32ee0
 def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
     "Return the rule's place in `Rounding`, and for stochastic rounding one number of [0, 1) per element."
     if not isinstance(rounding, str):
@@ -164,7 +164,9 @@ def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
         return mode, np.empty((0,) * len(shape))
     if seed is None:
         raise ValueError("seed must be given for stochastic rounding, got None")
-    return mode, np.random.default_rng(seed).random(shape)
+    if not isinstance(seed, np.random.Generator):
+        seed = np.random.default_rng(_as_int(seed, "seed", 0))
+    return mode, seed.random(shape)
 
 # %% ../nbs/02_steps.ipynb #5f61d768
 def round_to_levels(
@@ -187,12 +189,10 @@ def round_to_levels(
     _refuse_nan(x, nans)
     return out.reshape(x.shape)
 
-# %% ../nbs/02_steps.ipynb #de32b225
+# %% ../nbs/02_steps.ipynb #19e359ae
 def _check_codes(qmin, qmax) -> np.dtype:
     "Return the smallest integer type that holds qmin..qmax."
-    for name, value in (("qmin", qmin), ("qmax", qmax)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
+    qmin, qmax = _as_int(qmin, "qmin"), _as_int(qmax, "qmax")
     if qmin >= qmax:
         raise ValueError(f"qmin must be smaller than qmax, got {qmin} and {qmax}")
     for dtype in map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4")):
@@ -200,22 +200,21 @@ def _check_codes(qmin, qmax) -> np.dtype:
             return dtype
     raise ValueError(f"qmin and qmax must fit one integer type of at most 32 bits, got {qmin} and {qmax}")
 
-# %% ../nbs/02_steps.ipynb #74185d5c
-def _check_place(axis, group_size, shape: tuple) -> None:
+# %% ../nbs/02_steps.ipynb #0cc49869
+def _check_place(axis, group_size, shape: tuple | None = None) -> None:
     "Raise unless axis and group_size are integers or None, not both given, and suit a scale of this shape."
-    for name, value in (("axis", axis), ("group_size", group_size)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer, type(None))):
-            raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    if axis is not None:
+        _as_int(axis, "axis")
+    if group_size is not None:
+        _as_int(group_size, "group_size", 1)
     if axis is not None and group_size is not None:
         raise ValueError(f"axis and group_size must not be given together, got {axis} and {group_size}")
-    if group_size is not None and group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
-    if axis is None and group_size is None and shape:
+    if shape and axis is None and group_size is None:
         raise ValueError(f"scale must be a single number without axis or group_size, got shape {shape}")
-    if axis is not None and len(shape) != 1:
+    if shape is not None and axis is not None and len(shape) != 1:
         raise ValueError(f"scale must be a vector, one step per index of axis {axis}, got shape {shape}")
-    if group_size is not None and not shape:
-        raise ValueError("scale must hold one step per group, got a single number")
+    if shape == () and group_size is not None:
+        raise ValueError(f"scale must hold one step per group of group_size {group_size}, got a single number")
 
 # %% ../nbs/02_steps.ipynb #f311a67c
 def _check_scale(scale: np.ndarray) -> np.ndarray:
@@ -227,9 +226,9 @@ def _check_scale(scale: np.ndarray) -> np.ndarray:
     scale.setflags(write=False)
     return scale
 
-# %% ../nbs/02_steps.ipynb #0eeaba0a
-def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndarray:
-    "Return `zero_point` as a read-only int64 array after a check of its type, shape and range."
+# %% ../nbs/02_steps.ipynb #76111314
+def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> int | np.ndarray:
+    "Return `zero_point` as an int or a read-only int64 array after a check of its type, shape and range."
     zero_point = as_real_array(zero_point, "zero_point")
     if zero_point.dtype.kind not in "iu":
         raise TypeError(f"zero_point must be an integer, got {zero_point.dtype}")
@@ -240,9 +239,9 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> np.ndar
         raise ValueError(f"zero_point must lie in qmin..qmax = {qmin}..{qmax}, got {outside.flat[0]}")
     zero_point = zero_point.astype(np.int64)
     zero_point.setflags(write=False)
-    return zero_point
+    return zero_point if zero_point.ndim else int(zero_point)
 
-# %% ../nbs/02_steps.ipynb #d0eedb7a
+# %% ../nbs/02_steps.ipynb #c4ada984
 @dataclass(frozen=True, eq=False)
 class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
@@ -261,30 +260,35 @@ class QParams:
         scale = _check_scale(as_real_array(self.scale, "scale"))
         _check_place(self.axis, self.group_size, scale.shape)
         zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
-        object.__setattr__(self, "scale", float(scale) if type(self.scale) in (int, float) else scale)
-        object.__setattr__(self, "zero_point", zero_point if zero_point.ndim else int(zero_point))
+        vars(self).update({name: int(value) for name, value in vars(self).items() if isinstance(value, np.integer)})
+        vars(self).update(scale=float(scale) if type(self.scale) in (int, float) else scale, zero_point=zero_point)
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
         return isinstance(other, QParams) and all(map(same, vars(self).values(), vars(other).values()))
 
-# %% ../nbs/02_steps.ipynb #05abe773
-def _blocks(shape: tuple, qparams: QParams) -> tuple:
-    "Return the shape (outer, channels, inner) in which channel c of x has the c-th scale."
-    axis, group_size, fits, blocks = qparams.axis, qparams.group_size, (), (1, 1, prod(shape))
+# %% ../nbs/02_steps.ipynb #37fcee1d
+def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
+    "Return the shape (outer, channels, inner) in which every channel has a scale, and the shape of the scales."
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"axis must be an axis of the data, whose shape is {shape}, got {axis}")
         axis %= len(shape)
-        fits, blocks = (shape[axis],), (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:]))
-    if group_size is not None:
-        if not shape or shape[-1] % group_size:
-            raise ValueError(f"group_size must divide the last axis of the data, whose shape is {shape}, got {group_size}")
-        fits = shape[:-1] + (shape[-1] // group_size,)
-        blocks = (1, prod(fits), group_size)
-    if np.shape(qparams.scale) != fits:
-        raise ValueError(f"scale must have shape {fits} for data of shape {shape}, got {np.shape(qparams.scale)}")
-    return blocks
+        return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
+    if group_size is None:
+        return (1, 1, prod(shape)), ()
+    if not shape or shape[-1] % group_size:
+        raise ValueError(f"group_size must divide the last axis of the data, whose shape is {shape}, got {group_size}")
+    scales = shape[:-1] + (shape[-1] // group_size,)
+    return (1, prod(scales), group_size), scales
+
+# %% ../nbs/02_steps.ipynb #9772af12
+def _blocks(x: np.ndarray, qparams: QParams, dtype: np.dtype) -> np.ndarray:
+    "Return `x` in `dtype`, contiguous, in the shape (outer, channels, inner) that the scale fits."
+    blocks, scales = _channel_shapes(x.shape, qparams.axis, qparams.group_size)
+    if np.shape(qparams.scale) != scales:
+        raise ValueError(f"scale must have shape {scales} for data of shape {x.shape}, got {np.shape(qparams.scale)}")
+    return x.astype(dtype, order="C", copy=False).reshape(blocks)
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee
 @njit
@@ -321,7 +325,7 @@ def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple[np.
         _check_scale(scale)
     return scale.reshape(-1), np.broadcast_to(qparams.zero_point, scale.shape).astype(np.int64).reshape(-1)
 
-# %% ../nbs/02_steps.ipynb #718d16fc
+# %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
     x,  # real values of any shape, units of scale; infinities saturate, NaN is refused
     qparams: QParams,  # scale, zero point, range of the codes
@@ -337,7 +341,7 @@ def quantize(
     """
     x = as_real_array(x, "x")
     scale, zero_point = _channel_values(qparams, x.dtype)
-    blocks = x.astype(scale.dtype, order="C", copy=False).reshape(_blocks(x.shape, qparams))
+    blocks = _blocks(x, qparams, scale.dtype)
     mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
     out = np.empty(blocks.shape, qparams.dtype)
     limits = int(qparams.qmin), int(qparams.qmax)
@@ -352,7 +356,7 @@ def _dequantize_rows(q, scale, zero_point, out):
             for i in range(q.shape[2]):
                 out[o, c, i] = (np.int64(q[o, c, i]) - zero_point[c]) * scale[c]
 
-# %% ../nbs/02_steps.ipynb #2f69d1c7
+# %% ../nbs/02_steps.ipynb #a8acddcb
 def dequantize(
     q,  # integer codes of any shape, each in qmin..qmax
     qparams: QParams,  # the parameters they were made with
@@ -370,7 +374,7 @@ def dequantize(
     outside = q[(q < qparams.qmin) | (q > qparams.qmax)]
     if outside.size:
         raise ValueError(f"q must lie in qmin..qmax = {qparams.qmin}..{qparams.qmax}, got {outside.flat[0]}")
-    blocks = q.astype(qparams.dtype, order="C", copy=False).reshape(_blocks(q.shape, qparams))
+    blocks = _blocks(q, qparams, qparams.dtype)
     out = np.empty(blocks.shape, scale.dtype)
     _dequantize_rows(blocks, scale, zero_point, out)
     return out.reshape(q.shape)

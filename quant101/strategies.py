@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['absmax_qparams', 'OutlierSplit', 'split_outliers', 'split_matmul']
 
-# %% ../nbs/03_strategies.ipynb #dd2602c8
-import operator
+# %% ../nbs/03_strategies.ipynb #25882979
 from dataclasses import dataclass
-from math import prod
 from numbers import Real
 
 import numpy as np
 from numba import njit
 
-from .dtypes import as_real_array
-from .steps import QParams, dequantize, quantize
+from .dtypes import _as_int, as_real_array
+from .steps import QParams, _channel_shapes, _check_place, dequantize, quantize
 
 # %% ../nbs/03_strategies.ipynb #1b7fabfe
 @njit
@@ -58,38 +56,10 @@ def _as_floats(x) -> np.ndarray:
     dtype = np.result_type(x.dtype, np.float32) if x.dtype.kind == "f" else np.float64
     return x.astype(dtype, copy=False)
 
-# %% ../nbs/03_strategies.ipynb #22c094bd
-def _as_int(value, name: str) -> int:
-    "Return `value` as an int. Raises TypeError for a bool, a float and whatever is no integer."
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    return operator.index(value)
-
-# %% ../nbs/03_strategies.ipynb #59f3b59f
-def _channel_shapes(shape: tuple, axis: int | None, group_size: int | None) -> tuple[tuple, tuple]:
-    "Return the shape (outer, channels, inner), with one scale per channel, and the scales' shape."
-    if axis is not None and group_size is not None:
-        raise ValueError(f"axis and group_size must not both be given, got {axis} and {group_size}")
-    if axis is not None:
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"axis must be an axis of x, shape {shape}, got {axis}")
-        axis %= len(shape)
-        return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
-    if group_size is None:
-        return (1, 1, prod(shape)), ()
-    if group_size < 1:
-        raise ValueError(f"group_size must be at least 1, got {group_size}")
-    if not shape or shape[-1] % group_size:
-        raise ValueError(f"group_size must divide the last axis of x, shape {shape}, got {group_size}")
-    scales = shape[:-1] + (shape[-1] // group_size,)
-    return (1, prod(scales), group_size), scales
-
-# %% ../nbs/03_strategies.ipynb #36696008
+# %% ../nbs/03_strategies.ipynb #c9c87951
 def _code_range(bits, narrow) -> tuple[int, int]:
     "Return the smallest and the largest signed code of `bits` bits."
-    bits = _as_int(bits, "bits")
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits must lie in 2..16, got {bits}")
+    bits = _as_int(bits, "bits", 2, 16)
     if not isinstance(narrow, (bool, np.bool_)):
         raise TypeError(f"narrow must be True or False, got {type(narrow).__name__}")
     qmax = 2 ** (bits - 1) - 1
@@ -107,7 +77,7 @@ def _scale_for(
         scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
     return np.where(absmax > 0, scale, scale.dtype.type(1))
 
-# %% ../nbs/03_strategies.ipynb #06d7d3ad
+# %% ../nbs/03_strategies.ipynb #ada79850
 def absmax_qparams(
     x,  # real values of any shape, finite, at least one
     bits: int = 8,  # bits of a code, 2 to 16
@@ -123,8 +93,7 @@ def absmax_qparams(
     Source: Wu et al. 2020, sections 3.1.2 and 3.2; with narrow=False as PyTorch's MinMaxObserver.
     """
     x, (qmin, qmax) = _as_floats(x), _code_range(bits, narrow)
-    axis = None if axis is None else _as_int(axis, "axis")
-    group_size = None if group_size is None else _as_int(group_size, "group_size")
+    _check_place(axis, group_size)
     blocks, scales = _channel_shapes(x.shape, axis, group_size)
     scale = _scale_for(_absmax(x.reshape(blocks)), (qmax - qmin) / 2)
     return QParams(scale.reshape(scales), 0, qmin, qmax, axis, group_size)
@@ -188,16 +157,16 @@ def split_outliers(
     qparams = absmax_qparams(rest, bits, axis=0)
     return OutlierSplit(quantize(rest, qparams), qparams, columns, outliers)
 
-# %% ../nbs/03_strategies.ipynb #186cf3d5
+# %% ../nbs/03_strategies.ipynb #57ae49b9
 @njit
 def _multiply_rows(a, b, out):
     "Add the integer matrix product of `a` and `b` to `out`, in the type of `out`."
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             for j in range(b.shape[1]):
-                out[i, j] += a[i, k] * b[k, j]
+                out[i, j] += np.int64(a[i, k]) * b[k, j]
 
-# %% ../nbs/03_strategies.ipynb #b02f4864
+# %% ../nbs/03_strategies.ipynb #b6d9bbe4
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
     "Return the weight's qparams, by absmax per column if None was given, if they and `w` fit."
     if w.ndim != 2 or w.shape[0] != columns or w.size == 0:
@@ -206,6 +175,8 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
         raise ValueError(f"w must be finite, got {w[~np.isfinite(w)][0]}")
     if qparams is None:
         return absmax_qparams(w, axis=1)
+    if not isinstance(qparams, QParams):
+        raise TypeError(f"w_qparams must be a QParams, got {type(qparams).__name__}")
     if qparams.group_size is not None or qparams.axis not in (None, 1, -1):
         place = f"axis {qparams.axis} and group_size {qparams.group_size}"
         raise ValueError(f"w_qparams must have one scale or one per column (axis 1), got {place}")
@@ -213,7 +184,7 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
         raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams
 
-# %% ../nbs/03_strategies.ipynb #c05a4c49
+# %% ../nbs/03_strategies.ipynb #2d3a5669
 def split_matmul(
     split: OutlierSplit,  # the left matrix, shape (rows, columns)
     w,  # the right matrix, finite, shape (columns, outputs); for a weight with outputs as rows, its transpose
@@ -225,13 +196,15 @@ def split_matmul(
     the sum; TypeError if `w` is not real.
     Source: Dettmers et al. 2022, section 3.2.
     """
+    if not isinstance(split, OutlierSplit):
+        raise TypeError(f"split must be an OutlierSplit, got {type(split).__name__}")
     w = as_real_array(w, "w")
     w_qparams = _check_weight(w, split.shape[1], w_qparams)
     worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
     accumulated = np.zeros((split.shape[0], w.shape[1]), np.int32 if worst < 2**31 else np.int64)
     _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
-    y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
-    y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
     w_type = w.dtype if w.dtype.kind == "f" else np.float64
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
+        y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
+        y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
         return y.astype(np.result_type(split.outliers.dtype, w_type, np.float32))

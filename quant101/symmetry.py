@@ -5,23 +5,19 @@
 # %% auto #0
 __all__ = ['symmetric_qparams', 'asymmetric_qparams']
 
-# %% ../nbs/05_symmetry.ipynb #cc377a1d
+# %% ../nbs/05_symmetry.ipynb #d4c71d08
 import numpy as np
 
-from .dtypes import as_real_array
+from .dtypes import _as_int, as_real_array
 from .steps import QParams
 
-# %% ../nbs/05_symmetry.ipynb #84bb384f
+# %% ../nbs/05_symmetry.ipynb #e308cfcd
 def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     "Return the smallest and the largest code of an integer of 2 to 16 bits."
-    if isinstance(bits, bool) or not hasattr(bits, "__index__"):
-        raise TypeError(f"bits must be an integer, got {type(bits).__name__}")
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits must lie in 2..16, got {bits}")
+    codes = 1 << _as_int(bits, "bits", 2, 16)
     for name, value in (("signed", signed), ("narrow", narrow)):
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-    codes = 1 << int(bits)
     return (-codes // 2 + int(narrow), codes // 2 - 1) if signed else (0, codes - 1)
 
 # %% ../nbs/05_symmetry.ipynb #800ba221

@@ -502,10 +502,10 @@ def test_bad_format(fmt):
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
-    ((1, 3), ValueError, r"exponent_bits must lie in 2\.\.8, got 1"), ((9, 3), ValueError, "got 9"), ((4.0, 3), TypeError, "exponent_bits must be an int, got 4.0"),
-    ((True, 3), TypeError, "got True"), ((4, 0), ValueError, r"mantissa_bits must lie in 1\.\.23, got 0"), ((4, 24), ValueError, "got 24"),
-    ((4, "3"), TypeError, "mantissa_bits must be an int, got '3'"), ((4, 3, -1), ValueError, r"bias must lie in 0\.\.127, got -1"),
-    ((4, 3, 128), ValueError, "got 128"), ((4, 3, 7.0), TypeError, "bias must be an int"), ((8, 7, 126), ValueError, r"bias must lie in 127\.\.127"),
+    ((1, 3), ValueError, r"exponent_bits must lie in 2\.\.8, got 1"), ((9, 3), ValueError, "got 9"), ((4.0, 3), TypeError, "exponent_bits must be an integer, got float"),
+    ((True, 3), TypeError, "got bool"), ((4, 0), ValueError, r"mantissa_bits must lie in 1\.\.23, got 0"), ((4, 24), ValueError, "got 24"),
+    ((4, "3"), TypeError, "mantissa_bits must be an integer, got str"), ((4, 3, -1), ValueError, r"bias must lie in 0\.\.127, got -1"),
+    ((4, 3, 128), ValueError, "got 128"), ((4, 3, 7.0), TypeError, "bias must be an integer"), ((8, 7, 126), ValueError, r"bias must lie in 127\.\.127"),
     ((8, 7, None, "fn"), ValueError, "specials must be ieee where exponent_bits is 8, got 'fn'"),
     ((4, 3, None, "ocp"), ValueError, "specials must be one of ieee, fn, fnuz, none, got 'ocp'"), ((4, 3, None, ["fn"]), ValueError, "specials must be one of"),
 ])

@@ -351,10 +351,10 @@ def test_qparams_equality_is_by_value_and_type():
     (dict(scale=1.0, group_size=4), ValueError, "scale must hold one step per group"),
     (dict(scale=[1.0], axis=0, group_size=4), ValueError, "axis and group_size must not be given together, got 0 and 4"),
     (dict(scale=[1.0], group_size=0), ValueError, "group_size must be at least 1, got 0"),
-    (dict(scale=[1.0], group_size=2.0), TypeError, "group_size must be an integer or None, got 2.0"),
-    (dict(scale=[1.0], axis=0.0), TypeError, "axis must be an integer or None, got 0.0"),
-    (dict(scale=[1.0], axis=True), TypeError, "axis must be an integer or None, got True"),
-    (dict(scale=[1.0], axis=np.array([0])), TypeError, "axis must be an integer or None"),
+    (dict(scale=[1.0], group_size=2.0), TypeError, "group_size must be an integer, got float"),
+    (dict(scale=[1.0], axis=0.0), TypeError, "axis must be an integer, got float"),
+    (dict(scale=[1.0], axis=True), TypeError, "axis must be an integer, got bool"),
+    (dict(scale=[1.0], axis=np.array([0])), TypeError, "axis must be an integer"),
     (dict(scale=1.0, zero_point=128), ValueError, r"zero_point must lie in qmin..qmax = -128..127, got 128"),
     (dict(scale=1.0, zero_point=-1, qmin=0, qmax=255), ValueError, "zero_point must lie in .* = 0..255, got -1"),
     (dict(scale=[1.0, 1.0], axis=0, zero_point=[0, 200]), ValueError, "zero_point must lie in .*, got 200"),
@@ -367,9 +367,9 @@ def test_qparams_equality_is_by_value_and_type():
     (dict(scale=1.0, qmin=127, qmax=-128), ValueError, "qmin must be smaller than qmax"),
     (dict(scale=1.0, qmin=-1, qmax=2**31), ValueError, "must fit one integer type of at most 32 bits"),
     (dict(scale=1.0, qmax=2**32), ValueError, "must fit one integer type of at most 32 bits"),
-    (dict(scale=1.0, qmin=-128.0), TypeError, "qmin must be an integer, got -128.0"),
+    (dict(scale=1.0, qmin=-128.0), TypeError, "qmin must be an integer, got float"),
     (dict(scale=1.0, qmax="127"), TypeError, "qmax must be an integer"),
-    (dict(scale=1.0, qmax=True), TypeError, "qmax must be an integer, got True"),
+    (dict(scale=1.0, qmax=True), TypeError, "qmax must be an integer, got bool"),
 ])
 def test_qparams_refuses(kwargs, error, message):
     with pytest.raises(error, match=message):

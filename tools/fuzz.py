@@ -24,7 +24,7 @@ import time
 import traceback
 import warnings
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,9 @@ def targets():
             if inspect.isfunction(thing):
                 found[name] = thing
             elif inspect.isclass(thing) and not issubclass(thing, (enum.Enum, tuple)):
-                found |= {name: thing} if name not in RESULTS else {}
-                found |= {f"{name}.{method}": f for method, f in inspect.getmembers(thing, inspect.isfunction) if not method.startswith("_")}
+                found |= {name: thing} if name not in RESULTS and name not in BASES else {}
+                methods = inspect.getmembers(thing, inspect.isfunction) if name not in BASES else []
+                found |= {f"{name}.{method}": f for method, f in methods if not method.startswith("_")}
     return found
 
 
@@ -66,7 +67,7 @@ def targets():
 def parameters(name):
     "Names of the arguments of a public callable, and which may be left out."
     listed = [p for p in inspect.signature(targets()[name]).parameters.values() if p.name != "self"]
-    return [(p.name, p.kind, p.default is not p.empty) for p in listed]
+    return [(p.name, p.kind, p.default is not p.empty) for p in listed if p.kind != p.VAR_KEYWORD]
 
 
 def unknown():
@@ -88,6 +89,7 @@ class Scene:
         self.axis = int(self.rng.integers(-len(self.shape), len(self.shape))) if self.shape else None
         self.columns = int(self.rng.integers(1, 6))
         self.place = self.make_place()
+        self.bars = counts_and_edges(self)
         self.ends = self.make_ends()
 
     def chance(self, p):
@@ -214,8 +216,50 @@ def codes_for(scene):
     return scene.codes(*scene.bounds(), scene.shape)
 
 
+def convention(scene):
+    return scene.pick(*[c for c in vars(atlas()).values() if type(c).__name__ == "Convention"])
+
+
+def explanation(scene):
+    a, b = convention(scene), convention(scene)
+    shared = [dtype for dtype in a.dtypes if dtype in b.dtypes] or ["int8"]
+    a, b = (c if shared[0] in c.dtypes else atlas().ONNX for c in (a, b))
+    zero_point = next((c.only_zero for c in (a, b) if c.only_zero is not None), 0)
+    a, b = (c if c.only_zero in (None, zero_point) else atlas().ONNX for c in (a, b))
+    return atlas().explain(scene.rng.normal(0, 40, 50).astype("f4"), 0.3, zero_point, a, b, shared[0])
+
+
+def atlas():
+    return importlib.import_module("quant101.atlas")
+
+
+def calibrator(scene, name=None):
+    "A calibrator that has mostly seen data."
+    module = importlib.import_module("quant101.calibration")
+    made = getattr(module, name or scene.pick("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE"))()
+    for _ in range(scene.rng.integers(3)):
+        made.update(scene.rng.normal(0, 3, scene.shape))
+    return made
+
+
+def histogram(scene):
+    made = importlib.import_module("quant101.calibration").Histogram(scene.pick(16, 65536))
+    if scene.chance(0.8):
+        made.add(np.append(scene.rng.normal(0, 3, 9), 1.0).astype(scene.pick("f4", "f8")))
+    return made
+
+
+def counts_and_edges(scene):
+    n = int(scene.rng.integers(1, 300))
+    width = float(10.0 ** scene.rng.uniform(-3, 3))
+    start = scene.pick(0.0, -n / 2)
+    return scene.rng.integers(0, scene.pick(2, 1000), n), (start + np.arange(n + 1)) * width
+
+
 # Classes that only functions make: their methods are called on what these make
-RESULTS = {"OutlierSplit": Scene.split}
+RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation}
+BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
+INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
 
 MAKE = {
     "x": Scene.array, "y": Scene.array, "name": lambda s: s.pick(*quant101_samples(), "x", "weights"),
@@ -229,6 +273,20 @@ MAKE = {
     "bits": lambda s: int(s.rng.integers(1, 18)), "narrow": lambda s: s.pick(True, False), "signed": lambda s: s.pick(True, False, 1),
     "lo": lambda s: s.ends[0], "hi": lambda s: s.ends[1], "threshold": lambda s: s.pick(6.0, 0.5, 3, np.inf, 0, np.float32(2)),
     "split": Scene.split, "w": Scene.weight, "w_qparams": lambda s: s.pick(None, quant101.QParams(0.1), s.qparams()),
+    "batch": Scene.array, "other": lambda s: INSTANCES[s.name.split(".")[0]](s), "method": lambda s: s.pick(
+        "minmax", "moving-average", "percentile", "entropy", "mse", "median", calibrator(s)),
+    "momentum": lambda s: s.pick(0, 0.9, 0.99, 1, 1.5), "bins": lambda s: s.pick(2, 16, 100, 128, 256, 1), "resolution": lambda s: s.pick(16, 1024, 5),
+    "lower": lambda s: s.pick(0, 1, 2.5, 50), "upper": lambda s: s.pick(99, 100, 99.9, 50, 101), "least": lambda s: -s.rng.random(), "largest": lambda s: s.rng.random(),
+    "variant": lambda s: s.pick("tensorrt", "onnxruntime", "modelopt", "mine"), "Histogram.add.x": lambda s: s.rng.normal(0, 3, 9).astype(s.pick("f4", "f8")),
+    "counts": lambda s: s.dress(s.bars[0]), "edges": lambda s: s.dress(s.bars[1]), "entropy_trace.levels": lambda s: s.pick(2, 16, 128, 1),
+    "entropy_range.levels": lambda s: s.pick(2, 16, 128, 1), "Entropy.levels": lambda s: s.pick(2, 16, 128, 1),
+    "convention": convention, "a": convention, "b": convention, "dtype": lambda s: s.pick("int8", "int8", "uint8", "int4", np.int16, "float32"),
+    "dtypes": lambda s: s.pick(("int8",), ("int4", "uint8"), ("float",)), "ratio": lambda s: s.pick("divide", "reciprocal", "peak", "peak-reciprocal", "no"),
+    "Convention.zero_point": lambda s: s.pick("after", "before", "fused", 3), "offset": lambda s: s.pick(0.0, 0.5), "nan": lambda s: s.pick("qmin", "qmax", "zero", "refuse", None),
+    "Convention.overflow": lambda s: s.pick("saturate", "narrow", "wrap", ""), "dead": lambda s: s.pick(None, 0.0, 1e-7), "only_zero": lambda s: s.pick(None, 0, 8),
+    "span": lambda s: s.pick("both", "middle", "peak", "signed", "none"), "Convention.narrow": lambda s: s.pick((), ("int8",)),
+    "precision": lambda s: s.pick("float32", "float64", "float16"), "zero_rounding": lambda s: s.pick("together", "apart", ""), "floor": lambda s: s.pick(0.0, 1e-7),
+    "below": lambda s: s.pick("keep", "one", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
     "exponent_bits": lambda s: int(s.rng.integers(0, 11)), "mantissa_bits": lambda s: int(s.rng.integers(-1, 26)),
     "bias": lambda s: s.pick(None, None, 0, 1, 7, 16, 127, 128), "specials": lambda s: s.pick("ieee", "fn", "fnuz", "none", "most"),
 }
@@ -344,6 +402,8 @@ def instance(name, scene):
     "An object of a public class, made of arguments that it accepts."
     if name in RESULTS:
         return RESULTS[name](scene)
+    if name in INSTANCES and scene.chance(0.8):
+        return INSTANCES[name](scene)
     for _ in range(50):
         try:
             args, kwargs = arguments(name, scene)

@@ -40,9 +40,9 @@ def fault(mutant):
     return None if count == 1 else f"its text stands {count} times in quant101/{mutant['module']}.py"
 
 
-def test_files(module):
+def test_files(folder, module):
     "The tests of the package, the module's own first and the slow ones last."
-    names = {p.stem for p in (ROOT / "tests").glob("test_*.py")} - NOT_OF_THE_PACKAGE
+    names = {p.stem for p in (Path(folder) / "tests").glob("test_*.py")} - NOT_OF_THE_PACKAGE
     order = [f"test_{module}", *LAST[:2], *sorted(names - {f"test_{module}", *LAST}), LAST[2]]
     return [f"tests/{name}.py" for name in order if name in names]
 
@@ -60,14 +60,20 @@ def run_tests(folder, module, more):
     "Run the tests in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "QUANT101_INNER": "1"}
     env.pop("QUANT101_CHECK_ALL", None)
-    command = [sys.executable, "-c", START, str(folder), "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *test_files(module), *more]
+    command = [sys.executable, "-c", START, str(folder), "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *test_files(folder, module), *more]
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
     except subprocess.TimeoutExpired:
         return False, "a test that did not end", ""
+    printed = done.stdout[-2000:] + done.stderr[-2000:]
+    if done.returncode == 0:
+        return True, None, printed
     failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.M)
-    crash = f"the process ended with {done.returncode}" if done.returncode else ""
-    return done.returncode == 0, failed[1] if failed else crash, done.stdout[-2000:] + done.stderr[-2000:]
+    if failed:
+        return False, failed[1], printed
+    if done.returncode < 0:
+        return False, f"a crash of the process, signal {-done.returncode}", printed
+    raise RuntimeError(f"the tests could not be run:\n{printed}")
 
 
 def try_mutant(mutant, origin, more):
@@ -77,7 +83,9 @@ def try_mutant(mutant, origin, more):
         folder = os.path.realpath(folder)
         copy_package(origin, folder)
         path = Path(folder) / "quant101" / f"{mutant['module']}.py"
-        path.write_text(path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"]), encoding="utf8")
+        source = path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"])
+        compile(source, mutant["name"], "exec")  # a mutant has to be a program
+        path.write_text(source, encoding="utf8")
         passed, killer, _ = run_tests(folder, mutant["module"], more)
     return None if passed else killer, time.perf_counter() - start
 
