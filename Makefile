@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test oracles serve lab export clean constraints prove mutants fuzz
+.PHONY: book test oracles serve lab export clean constraints prove mutants bounds fuzz
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -55,8 +55,13 @@ prove:
 	$(BIN)/python tools/prove.py
 
 # Puts known bugs into copies of the package and reports which test kills each. Half an hour.
-mutants: $(READY)
+mutants:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python tools/mutants.py
+
+# The tests of the chapters once more, with Numba's check of every index.
+bounds: $(READY)
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest --ignore tests/test_house.py --ignore tests/test_book.py
 
 # Calls every public function with random and with garbage arguments.
 CASES ?= 100000

@@ -37,14 +37,15 @@ def test_cases_keep_the_promises(cases):
     assert called == set(fuzz.targets())
 
 
-def test_cases_give_the_same_without_the_jit(cases, tmp_path):
-    "Value, type and shape of every result, with the kernels compiled and as plain Python."
+@pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"])
+def test_cases_give_the_same_as_plain_python_and_with_every_index_checked(cases, setting, tmp_path):
+    "Value, type and shape of every result; a kernel that leaves its array raises IndexError under the second setting."
     digest = tmp_path / "digest"
     command = [sys.executable, FUZZ, "--cases", "4000", "--digest", digest]
-    subprocess.run(command, cwd=ROOT, capture_output=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
-    compiled, plain = cases[1], digest.read_text().splitlines()
-    apart = [case for case, (a, b) in enumerate(zip(compiled, plain, strict=True)) if a != b]
-    assert apart == [], f"python tools/fuzz.py --show {apart[0]} gives something else with NUMBA_DISABLE_JIT=1"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, setting: "1"})
+    assert digest.exists(), done.stderr
+    apart = [case for case, (a, b) in enumerate(zip(cases[1], digest.read_text().splitlines(), strict=True)) if a != b]
+    assert apart == [], f"{setting}=1 python tools/fuzz.py --show {apart[0]} gives something else than without"
 
 
 def test_a_case_repeats_itself():

@@ -2,7 +2,7 @@
 
 `make prove` is the whole of it (2**32 inputs a format); here is every 65537th, every tie of every format, and their neighbours."""
 
-import os
+import json
 import sys
 from fractions import Fraction
 from functools import cache
@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tests_exact as judge
-from tests_support import ROOT, needs, run
+from tests_support import ROOT, needs
 
 import quant101.dtypes as dtypes
 from quant101.dtypes import FP32, TF32, FloatFormat, cast, decode, encode, fields
@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import prove  # noqa: E402
 
 STRIDE = 65537  # prime, so that every exponent comes with ever other mantissas
-oracle = pytest.mark.parametrize("oracle", [pytest.param(o, marks=needs(o)) for o in ("ml_dtypes", "torch")])
 formats = pytest.mark.parametrize("name", list(prove.FORMATS))
 overflows = pytest.mark.parametrize("overflow", prove.OVERFLOWS)
 rules = pytest.mark.parametrize("rule", judge.RULES)
@@ -207,19 +206,20 @@ def test_rounding_from_float64_and_from_integers_happens_once():
 @needs("onnxruntime")
 @pytest.mark.parametrize("name", prove.FP8)
 def test_libraries_disagree_just_where_the_table_says(name):
-    table = prove.json.loads(prove.OUT.read_text(encoding="utf8"))
-    recorded = [(int(r["first_bits"], 16), int(r["last_bits"], 16)) for r in table["disagreements"] if r["format"] == name]
+    recorded = [(int(r["first_bits"], 16), int(r["last_bits"], 16)) for r in the_table()["disagreements"] if r["format"] == name]
     x = np.concatenate([prove.edges(name), prove.floats(0, -(-(1 << 32) // STRIDE), STRIDE)])
     x = np.sort(x[~np.isnan(x)].view(np.uint32)).view(np.float32)
     for first, last, codes in prove.disagreements(x, name):
-        if len(codes) < 5 and len(set(codes.values())) == len(codes):
-            continue
-        assert any(low <= first and last <= high for low, high in recorded), (hex(first), hex(last), codes)
+        for bits in (first, last):
+            assert any(low <= bits <= high for low, high in recorded), (hex(first), hex(last), codes)
 
 
-@needs("ml_dtypes")
+def the_table():
+    return json.loads(prove.OUT.read_text(encoding="utf8"))
+
+
 def test_the_table_of_the_proof_shows_the_whole_sweep_without_a_mismatch():
-    table = prove.json.loads(prove.OUT.read_text(encoding="utf8"))
+    table = the_table()
     assert table["stride"] == 1 and prove.wrong(table) == 0
     rows = {(r["format"], r["source"], r["overflow"]): r for r in table["sweep"]}
     for name, fmt in prove.FORMATS.items():
@@ -346,16 +346,3 @@ def test_fake_quantize_is_the_two_steps_in_the_type_of_x():
             assert judge.exact(g) == judge.round_to_float(judge.dequantized(code, scale, 3, kind), np.dtype(dtype).name)
     assert fake_quantize([1, 2, 300], QParams(np.float32(2))).dtype == np.float32
     assert fake_quantize([1, 2, 300], QParams(2.0)).dtype == np.float64
-
-
-# The same kernels with Numba's bounds checking on, and with the JIT off
-
-KERNELS = ("test_every_float16", "test_quantize_is_exact", "test_dequantize", "test_round_to_levels", "test_each_channel", "test_fake_quantize",
-           "test_zero_keeps", "test_rounding_from_float64")
-
-
-@pytest.mark.skipif("QUANT101_INNER" in os.environ, reason="this is the inner run")
-def test_kernels_keep_inside_their_arrays():
-    chosen = " or ".join(KERNELS)
-    out = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen, env={**os.environ, "NUMBA_BOUNDSCHECK": "1", "QUANT101_INNER": "1"})
-    assert " passed" in out and "failed" not in out
