@@ -375,7 +375,7 @@ def load_real():
 
 def plain_llm(x, w, scale, threshold, bias):
     x = np.asarray(x, np.float32)
-    columns = np.abs(x).max(axis=0, initial=0) >= threshold
+    columns = np.abs(x).max(axis=0, initial=0).astype(np.float64) >= threshold
     rest = np.where(columns, np.float32(0), x)
     weights = w[:, columns] * np.broadcast_to(np.float32(scale), len(w))[:, None]
     kept = x[:, columns].astype(np.float64) @ weights.astype(np.float64).T
