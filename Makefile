@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test serve lab export clean constraints
+.PHONY: book test serve lab export clean constraints bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -44,3 +44,7 @@ clean:
 # Pins every build and test dependency at what resolves today.
 constraints: pyproject.toml
 	$(PYTHON) tools/renew_constraints.py
+
+# Races against the peers of the oracles extra, a few minutes; what is not installed is named in the results.
+bench: $(READY)
+	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"

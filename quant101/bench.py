@@ -406,11 +406,11 @@ def first_calls(
             results[name] = {"import": times[0], "first": times[2], "second": times[3]}
     return results
 
-# %% ../nbs/92_bench.ipynb #6b0713ee
+# %% ../nbs/92_bench.ipynb #f2932e8d
 def main(
     path: str,  # where the results go, a JSON file
     rounds: int = 15,  # as `race` takes it
-    seconds: float = 0.1,  # as `race` takes it
+    seconds: float = 0.05,  # as `race` takes it
     shapes=SHAPES,  # (rows, inputs, outputs) of the products
 ) -> dict:  # what was written
     "Run every race, on one core and then on two, and write what they gave; the runs take some minutes."
