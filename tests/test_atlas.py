@@ -1,0 +1,471 @@
+"""The atlas: every convention equals its library bit for bit, and an explanation names the rule at work."""
+
+import dataclasses
+import json
+from fractions import Fraction
+
+import atlas_oracles as lib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests_support import ROOT, needs
+
+from quant101 import atlas
+from quant101.atlas import (BITSANDBYTES, GGML, GGML_Q4_0, MODELOPT, ONNX, ORT, ORT_SYMMETRIC, TORCH, TORCH_FAKE, TORCH_INT32,
+                            TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_PER_CHANNEL, Convention, explain, qparams_as,
+                            quantize_as)
+
+NAMED = [v for v in vars(atlas).values() if isinstance(v, Convention)]
+
+
+def assert_same(ours, theirs, x, scale, zero_point):
+    "Compare codes and show the first inputs at which they differ."
+    bad = np.flatnonzero(ours.astype(np.int64) != theirs.astype(np.int64))
+    first = [(x[i].item().hex(), int(ours[i]), int(theirs[i])) for i in bad[:3]]
+    assert not bad.size, f"{bad.size} of {x.size} differ for scale {scale!r}, zero point {zero_point}: {first}"
+
+
+# From data to codes: each convention against its library
+
+
+@needs("onnxruntime")
+@needs("onnx")
+@pytest.mark.parametrize("dtype", ORT.dtypes)
+def test_ort_codes(dtype):
+    for scale, zero_point, x in lib.cases(dtype, seed=1):
+        assert_same(quantize_as(x, scale, zero_point, ORT, dtype), lib.ort_quantize(x, scale, zero_point, dtype), x, scale, zero_point)
+
+
+@needs("onnx")
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8", "int16", "uint16"])
+def test_onnx_codes_by_its_own_evaluator(dtype):
+    for scale, zero_point, x in lib.cases(dtype, seed=2, count=4):
+        with np.errstate(all="ignore"):
+            x = x[np.abs(x / scale) < 2.0**31]
+        assert_same(quantize_as(x, scale, zero_point, ONNX, dtype), lib.onnx_reference(x, scale, zero_point, dtype), x, scale, zero_point)
+
+
+def test_onnx_codes_by_exact_arithmetic():
+    rng = np.random.default_rng(3)
+    for scale, zero_point in ((0.1, 3), (1.5e-3, 128), (7.0, 255)):
+        x = lib.ties(rng, scale, zero_point, 0, 255, 300)
+        for value, code in zip(x, quantize_as(x, scale, zero_point, ONNX, "uint8")):
+            exact = Fraction(float(value)) / Fraction(float(np.float32(scale)))
+            quotient = Fraction(float(np.float32(float(exact))))  # rounded twice: harmless from 53 to 24 bits
+            assert code == min(max(round(quotient) + zero_point, 0), 255)
+
+
+@needs("torch")
+@pytest.mark.parametrize("dtype, convention", [("int8", TORCH), ("uint8", TORCH), ("int8", TORCH_OBSERVER), ("int32", TORCH_INT32)])
+def test_torch_codes(dtype, convention):
+    for scale, zero_point, x in lib.cases(dtype, seed=4):
+        assert_same(quantize_as(x, scale, zero_point, convention, dtype), lib.torch_quantize(x, scale, zero_point, dtype), x, scale, zero_point)
+
+
+@needs("torch")
+@pytest.mark.parametrize("dtype", TORCH_PER_CHANNEL.dtypes)
+def test_torch_per_channel_codes(dtype):
+    for scale, zero_point, x in lib.cases(dtype, seed=5):
+        assert_same(quantize_as(x, scale, zero_point, TORCH_PER_CHANNEL, dtype), lib.torch_per_channel(x, scale, zero_point, dtype), x, scale, zero_point)
+
+
+@needs("torch")
+def test_the_place_in_an_array_does_not_matter_to_torch():
+    x = lib.ties(np.random.default_rng(6), 0.1, 3, 0, 255, 64)
+    alone = np.concatenate([lib.torch_quantize(x[i : i + 1], 0.1, 3, "uint8") for i in range(64)])
+    assert_same(lib.torch_quantize(x, 0.1, 3, "uint8"), alone, x, 0.1, 3)
+
+
+@needs("torch")
+@pytest.mark.parametrize("dtype", TORCH_FAKE.dtypes)
+def test_torch_fake_values(dtype):
+    for scale, zero_point, x in lib.cases(dtype, seed=7):
+        codes = quantize_as(x, scale, zero_point, TORCH_FAKE, dtype).astype(np.int64)
+        with np.errstate(over="ignore"):
+            ours = (codes - zero_point).astype(np.float32) * np.float32(scale)
+        theirs = lib.torch_fake(x, scale, zero_point, dtype)
+        assert np.array_equal(ours, theirs), (scale, zero_point, x[ours != theirs][:3])
+
+
+@needs("torch")
+@pytest.mark.parametrize("dtype, bits", [("int4", 4), ("int8", 8), ("int16", 16), ("uint8", 8)])
+def test_modelopt_codes_by_its_lines(dtype, bits):
+    rng, unsigned = np.random.default_rng(8), dtype == "uint8"
+    for amax in [*np.exp(rng.uniform(-20, 30, 40)), 2.0**-24, 2.0**-24 * 1.0000001, 1e-40, 0.0, 1e38, 3e38]:
+        amax = np.float32(amax)
+        scale, zero_point = qparams_as(0 if unsigned else -amax, amax, MODELOPT, dtype)
+        x = lib.hard_inputs(rng, max(scale, 1e-45), 0, dtype, 1000)
+        theirs = lib.modelopt_lines(np.abs(x) if unsigned else x, amax, bits, unsigned)
+        x, theirs = (np.abs(x) if unsigned else x)[~np.isnan(theirs)], theirs[~np.isnan(theirs)]
+        assert_same(quantize_as(x, scale, zero_point, MODELOPT, dtype), theirs, x, scale, zero_point)
+
+
+def test_modelopt_codes_that_modelopt_gave():
+    recorded = json.loads((ROOT / "tests/atlas_modelopt.json").read_text(encoding="utf8"))
+    for case in recorded["cases"]:
+        amax, x = np.float32(float.fromhex(case["amax"])), np.float32([float.fromhex(v) for v in case["x"]])
+        scale, _ = qparams_as(-amax, amax, MODELOPT, case["dtype"])
+        assert quantize_as(x, scale, 0, MODELOPT, case["dtype"]).tolist() == case["codes"]
+
+
+@needs("gguf")
+def test_ggml_q8_0_codes_and_scales():
+    rng = np.random.default_rng(9)
+    x = np.concatenate([lib.hard_rows(rng, (3000, 32), 127), np.zeros((3, 32), np.float32), np.full((1, 32), -2.5, np.float32)])
+    scale, zero_point = qparams_as(x.min(1, keepdims=True), x.max(1, keepdims=True), GGML)
+    codes, stored = lib.gguf_q8_0(x)
+    assert_same(quantize_as(x, scale, zero_point, GGML).ravel(), codes.ravel(), x.ravel(), "blocks", 0)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(scale[:, 0].astype(np.float16), stored)
+
+
+def first_extreme(x):
+    "The signed value of the largest |x| of every row, the first if several: what Q4_0 needs to know."
+    return np.take_along_axis(x, np.abs(x).argmax(1, keepdims=True), 1)
+
+
+@needs("gguf")
+def test_ggml_q4_0_codes_and_scales():
+    rng = np.random.default_rng(10)
+    x = np.concatenate([lib.hard_rows(rng, (3000, 32), 8), np.zeros((3, 32), np.float32), np.full((1, 32), -2.5, np.float32)])
+    x[:50, 3], x[:50, 7] = 1e12, -1e12  # both signs at the extreme
+    extreme = first_extreme(x)
+    scale, zero_point = qparams_as(extreme, extreme, GGML_Q4_0, "uint4")
+    codes, stored = lib.gguf_q4_0(x)
+    assert_same(quantize_as(x, scale, zero_point, GGML_Q4_0, "uint4").ravel(), codes.ravel(), x.ravel(), "blocks", 8)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(scale[:, 0].astype(np.float16), stored)
+
+
+@needs("gguf")
+@pytest.mark.parametrize("convention, dtype, library", [(GGML, "int8", lib.gguf_q8_0), (GGML_Q4_0, "uint4", lib.gguf_q4_0)])
+def test_ggml_subnormal_blocks_wrap(convention, dtype, library):
+    x = (np.random.default_rng(11).normal(size=(64, 32)) * 1e-39).astype(np.float32)
+    extreme = first_extreme(x)
+    scale, zero_point = qparams_as(extreme, extreme, convention, dtype)
+    assert np.array_equal(quantize_as(x, scale, zero_point, convention, dtype), library(x)[0])
+
+
+@needs("torch")
+@needs("bitsandbytes")
+def test_bitsandbytes_codes():
+    rng = np.random.default_rng(12)
+    x = np.concatenate([lib.hard_rows(rng, (2000, 48), 127), np.zeros((3, 48), np.float32)])
+    x[-1, 5] = 1e-39
+    scale, zero_point = qparams_as(x.min(1, keepdims=True), x.max(1, keepdims=True), BITSANDBYTES)
+    codes, absmax = lib.bitsandbytes_rows(x)
+    assert_same(quantize_as(x, scale, zero_point, BITSANDBYTES).ravel(), codes.ravel(), x.ravel(), "rows", 0)
+    assert np.array_equal(np.float32(scale[:, 0] * 127), absmax)
+
+
+# What the libraries do where they have no code to give: the chapter tells it, and this is where it comes from
+
+
+@needs("gguf")
+@needs("torch")
+@needs("bitsandbytes")
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_one_value_that_is_not_finite_empties_its_row(value):
+    x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    x[1, 4] = value
+    for codes in (lib.bitsandbytes_rows(x)[0], lib.gguf_q8_0(x)[0]):
+        assert codes[0].any() and not codes[1].any()
+    with pytest.raises(ValueError, match="finite"):
+        qparams_as(x.min(1), x.max(1), GGML)
+
+
+@needs("torch")
+def test_torch_sends_zero_to_the_largest_code_where_the_reciprocal_is_infinite():
+    assert lib.torch_quantize(np.zeros(1, np.float32), 1e-39, 0, "uint8").tolist() == [255]
+    assert quantize_as(0.0, 1e-39, 0, TORCH, "uint8") == 255 and quantize_as(0.0, 1e-39, 0, ONNX, "uint8") == 0
+
+
+@needs("torch")
+def test_torch_observer_lets_bad_ranges_through():
+    assert np.isnan(lib.torch_qparams(np.float32(np.nan), np.float32(1), "uint8")[0])
+    assert np.isinf(lib.torch_qparams(np.float32(0), np.float32(np.inf), "uint8")[0])
+    assert np.isinf(lib.torch_qparams(np.float32(-3e38), np.float32(3e38), "uint8")[0])
+
+
+@needs("onnxruntime")
+@needs("onnx")
+def test_ort_refuses_nan_in_a_range_and_passes_infinity():
+    with pytest.raises(AssertionError, match="scale issue"):
+        lib.ort_qparams(np.float32(np.nan), np.float32(1), "uint8")
+    assert np.isinf(lib.ort_qparams(np.float32(0), np.float32(np.inf), "uint8")[0])
+
+
+@needs("torch")
+def test_torch_observer_overflows_at_32_bits():
+    import torch
+
+    observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint32)
+    scale, zero_point = observer._calculate_qparams(torch.tensor(-1000.0), torch.tensor(0.0))
+    assert int(zero_point) == 0 and round(float(scale) * 2**31) == 500
+
+
+@needs("torch")
+@needs("onnxruntime")
+@needs("onnx")
+def test_the_simplest_range_has_two_zero_points():
+    lo, hi = np.float32(-1), np.float32(1)
+    assert lib.ort_qparams(lo, hi, "uint8")[1] == 128 and lib.torch_qparams(lo, hi, "uint8")[1] == 127
+    assert lib.dynamic_session().run(["z"], {"x": np.float32([-1, 1])})[0] == 127
+
+
+@needs("torch")
+def test_torch_leaves_tiny_data_few_codes():
+    x = np.linspace(-1e-6, 1e-6, 1001, dtype=np.float32)
+    assert np.unique(lib.torch_quantize(x, *lib.torch_qparams(x.min(), x.max(), "uint8"), "uint8")).size == 17
+
+
+@needs("torch")
+def test_torch_disagrees_with_itself():
+    x = np.float32([-7.5])
+    assert lib.torch_quantize(x, 3.0, 4, "uint8") == 1 and lib.torch_per_channel(x, 3.0, 4, "uint8") == 2
+
+
+@needs("onnx")
+def test_onnx_evaluator_wraps_large_quotients():
+    x = np.float32([2**31, 1e10, np.inf])
+    assert lib.onnx_reference(x, 1.0, 128, "uint8").tolist() == [0, 0, 0]
+    assert quantize_as(x, 1.0, 128, ONNX, "uint8").tolist() == [255, 255, 255]
+
+
+# From a range to scale and zero point
+
+
+@needs("onnxruntime")
+@needs("onnx")
+@pytest.mark.parametrize("dtype", ORT.ranged)
+@pytest.mark.parametrize("convention", [ORT, ORT_SYMMETRIC], ids=lambda c: c.name)
+def test_ort_qparams(convention, dtype):
+    lo, hi = lib.ranges(20)
+    theirs = [lib.ort_qparams(a, b, dtype, convention is ORT_SYMMETRIC) for a, b in zip(lo, hi)]
+    compare_qparams(lo, hi, convention, dtype, theirs)
+
+
+@needs("onnxruntime")
+@needs("onnx")
+def test_onnx_qparams_by_dynamic_quantize_linear():
+    lo, hi = lib.ranges(21)
+    keep = (np.maximum(hi, 0) - np.minimum(lo, 0) > 1e-30) & (np.maximum(np.abs(lo), np.abs(hi)) < 1e38)
+    lo, hi = lo[keep], hi[keep]
+    results = [lib.dynamic_session().run(None, {"x": np.float32([a, b])}) for a, b in zip(lo, hi)]
+    compare_qparams(lo, hi, ONNX, "uint8", [(scale, int(zero_point)) for _, scale, zero_point in results])
+    for a, b, (codes, scale, zero_point) in zip(lo, hi, results):
+        assert np.array_equal(quantize_as([a, b], scale, int(zero_point), ORT, "uint8"), codes)
+
+
+@needs("torch")
+@pytest.mark.parametrize("convention, dtype", [(c, d) for c in (TORCH, TORCH_FAKE, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC)
+                                               for d in (c.dtypes if c.ranged is None else c.ranged)])
+def test_torch_qparams(convention, dtype):
+    lo, hi = lib.ranges(22)
+    theirs = [lib.torch_qparams(a, b, dtype, convention is TORCH_OBSERVER_SYMMETRIC) for a, b in zip(lo, hi)]
+    compare_qparams(lo, hi, convention, dtype, theirs)
+
+
+@needs("torch")
+@needs("onnxruntime")
+@needs("onnx")
+def test_zero_point_where_the_smallest_code_is_odd():
+    import torch
+    from onnxruntime.quantization.quant_utils import compute_scale_zp
+
+    observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint8, quant_min=-127, quant_max=127)
+    lo, hi = lib.ranges(23)
+    ours = [qparams_as(lo, hi, dataclasses.replace(c, narrow=("int8",))) for c in (TORCH_OBSERVER, ORT)]
+    for i, (a, b) in enumerate(zip(lo, hi)):
+        scale, zero_point = observer._calculate_qparams(torch.tensor(a), torch.tensor(b))
+        assert (ours[0][0][i], ours[0][1][i]) == (scale.numpy()[0], int(zero_point))
+        zero_point, scale = compute_scale_zp(np.array(a), np.array(b), np.array(-127, np.int8), np.array(127, np.int8))
+        assert (ours[1][0][i], ours[1][1][i]) == (scale, int(zero_point))
+    pair = [qparams_as(-0.5, 253.5, dataclasses.replace(c, narrow=("int8",)))[1] for c in (TORCH_OBSERVER, ORT)]
+    assert pair == [-127, -126]  # lo / scale is -0.5: one rounds it, the other rounds -126.5
+
+
+def compare_qparams(lo, hi, convention, dtype, theirs):
+    scale, zero_point = qparams_as(lo, hi, convention, dtype)
+    for i, (s, z) in enumerate(theirs):
+        assert (scale[i], zero_point[i]) == (s, z), (lo[i].item().hex(), hi[i].item().hex())
+
+
+@given(st.floats(-(2.0**100), 2.0**100, width=32), st.floats(-(2.0**100), 2.0**100, width=32))
+def test_qparams_by_exact_arithmetic(a, b):
+    lo, hi = min(a, b, 0.0), max(a, b, 0.0)
+    exact = (Fraction(hi) - Fraction(lo)) / 255
+    scale, zero_point = qparams_as(min(a, b), max(a, b), ORT, "uint8")
+    if exact < Fraction(ORT.floor) * (1 + Fraction(1, 2**50)):
+        assert (scale, zero_point) == (1, 0)
+    else:
+        assert abs(Fraction(float(scale)) - exact) <= exact / 2**23
+        assert abs(zero_point - Fraction(-lo) / exact) <= Fraction(1, 2) + Fraction(1, 10**9)
+
+
+# One kernel
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(-(2**24), 2**24))
+@settings(max_examples=500)
+def test_multiply_add_rounds_once(a, b, z):
+    x, y = np.uint32([a, b]).view(np.float32)
+    if not np.isfinite([x, y]).all():
+        return
+    exact = Fraction(float(x)) * Fraction(float(y)) + z
+    if abs(exact) >= Fraction(2) ** 127:
+        return
+    got = atlas._multiply_add(x, y, np.float32(z))
+    for neighbour in (np.nextafter(got, np.float32(np.inf)), np.nextafter(got, np.float32(-np.inf))):
+        mine, other = abs(exact - Fraction(float(got))), abs(exact - Fraction(float(neighbour)))
+        assert mine < other or mine == other and not got.view(np.int32) & 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("last", [0, 1])
+def test_multiply_add_where_rounding_twice_would_show(sign, last):
+    rng = np.random.default_rng(40)
+    wrong = 0
+    for x in rng.integers(2**23, 2**24, 4000):
+        for target in (2**47, 2**47 + 2**19, 2**47 - 2**19):  # the product is next to half a unit of z
+            y = int(target) // int(x) + int(rng.integers(2))
+            if y >= 2**24:
+                continue
+            a, b, z = np.float32(int(x) * 2.0**-23), np.float32(sign * y * 2.0**-48), np.float32(sign * (1 + last * 2.0**-23))
+            exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(z))
+            up, down = np.float32(sign * (1 + (last + 1) * 2.0**-23)), z
+            middle = 1 + Fraction(2 * last + 1, 2**24)
+            nearest = up if abs(exact) > middle or abs(exact) == middle and last else down
+            assert atlas._multiply_add(a, b, z) == nearest
+            wrong += np.float32(np.float64(a) * np.float64(b) + np.float64(z)) != nearest
+    assert wrong  # the inputs do tell one rounding from two
+
+
+@pytest.mark.parametrize("value, code", [(127.0, 127), (128.0, -128), (-129.0, 127), (200.0, -56), (1e10, 0), (-np.inf, 0)])
+def test_wrapping_is_a_conversion_in_c(value, code):
+    assert quantize_as(value, 1.0, 0, BITSANDBYTES) == quantize_as(value, 1.0, 0, GGML) == code
+
+
+def test_an_offset_counts_with_any_order_of_the_zero_point():
+    for order in ("after", "before"):
+        mine = Convention("mine", zero_point=order, offset=0.5, rounding="toward-zero")
+        assert quantize_as([0.4, 0.5, 1.6], 1.0, 3, mine).tolist() == [3, 4, 5]
+
+
+def test_q4_0_of_two_extremes_takes_the_negative_one():
+    assert qparams_as(-1.0, 1.0, GGML_Q4_0, "uint4") == (0.125, 8)
+
+
+@pytest.mark.parametrize("convention", NAMED, ids=lambda c: c.name)
+def test_layout_and_shape_do_not_matter(convention):
+    dtype = convention.dtypes[0]
+    zero_point = convention.only_zero or 0
+    x = np.linspace(-0.9, 1.1, 24, dtype=np.float32).reshape(4, 6)
+    want = quantize_as(x, 0.25, zero_point, convention, dtype)
+    assert want.shape == (4, 6)
+    readonly = x.copy()
+    readonly.setflags(write=False)
+    wide = np.zeros((8, 12), np.float32)
+    wide[::2, ::2] = x
+    for other in (np.asfortranarray(x), readonly, x.astype(">f4"), wide[::2, ::2], x.tolist()):
+        assert np.array_equal(quantize_as(other, 0.25, zero_point, convention, dtype), want)
+    assert np.array_equal(quantize_as(x, np.full((4, 1), 0.25), np.full(6, zero_point), convention, dtype), want)
+    assert quantize_as(np.float32(0.6), 0.25, zero_point, convention, dtype).shape == ()
+    assert quantize_as([], 0.25, zero_point, convention, dtype).shape == (0,)
+    assert want.dtype.kind == ("i" if atlas._CODES[dtype][0] < 0 else "u")
+
+
+def test_every_rule_that_a_convention_may_name_is_used_by_one():
+    for field, words in atlas._WORDS.items():
+        used = {getattr(c, field) for c in NAMED}
+        assert used <= set(words)
+        if field != "rounding":
+            assert used == set(words), field
+
+
+def test_codes_of_numpy_types():
+    assert np.array_equal(quantize_as([1.0, 2.0], 0.5, 0, ONNX, np.int8), quantize_as([1.0, 2.0], 0.5, 0, ONNX, "int8"))
+
+
+# Explanations
+
+
+@pytest.mark.parametrize("a", [ONNX, ORT, TORCH, TORCH_FAKE, MODELOPT, GGML, BITSANDBYTES], ids=lambda c: c.name)
+@pytest.mark.parametrize("b", [ONNX, TORCH, TORCH_PER_CHANNEL, MODELOPT, GGML, BITSANDBYTES], ids=lambda c: c.name)
+def test_an_explanation_lists_exactly_the_differences(a, b):
+    x = lib.ties(np.random.default_rng(30), 0.1, 0, -128, 127, 2000).reshape(40, 50)
+    found = explain(x, 0.1, 0, a, b)
+    p, q = quantize_as(x, 0.1, 0, a).ravel(), quantize_as(x, 0.1, 0, b).ravel()
+    assert found.total == 2000 and found.count == (p != q).sum() == len(found.reasons)
+    assert np.array_equal(found.indices, np.flatnonzero(p != q))
+    assert np.array_equal(found.inputs, x.ravel()[found.indices])
+    assert np.array_equal(found.codes_a, p[found.indices]) and np.array_equal(found.codes_b, q[found.indices])
+    assert str(found).startswith(f"{a.name} and {b.name} differ in {found.count} of 2000 codes")
+
+
+@pytest.mark.parametrize("x, scale, zero_point, a, b, dtype, word", [
+    (0.5, 1.0, 1, ORT, TORCH, "uint8", "before rounding"),
+    (2.5, 1.0, 0, ORT, GGML, "int8", "half-away"),
+    (np.nan, 1.0, 128, ORT, TORCH, "uint8", "NaN"),
+    (-128.0, 1.0, 0, ORT, MODELOPT, "int8", "smallest code"),
+    (200.0, 1.0, 0, ORT, BITSANDBYTES, "int8", "low 8 bits"),
+    (0.0, 1e-39, 0, ORT, TORCH_FAKE, "int8", "1 / scale"),
+])
+def test_an_explanation_names_the_rule(x, scale, zero_point, a, b, dtype, word):
+    found = explain(x, scale, zero_point, a, b, dtype)
+    assert found.count == 1 and word in found.reasons[0], found
+
+
+def test_an_explanation_names_the_earlier_step_if_either_would_do():
+    x = np.float32(float.fromhex("0x1.c80002p+3"))
+    for change in (dict(ratio="reciprocal"), dict(zero_point="fused")):
+        assert quantize_as(x, 0.1, 85, dataclasses.replace(ORT, **change), "uint8") == quantize_as(x, 0.1, 85, TORCH, "uint8")
+    assert "divides by the scale" in explain(x, 0.1, 85, ORT, TORCH, "uint8").reasons[0]
+
+
+def test_an_explanation_takes_scales_per_row():
+    x = lib.ties(np.random.default_rng(31), 1.0, 0, -128, 127, 96).reshape(3, 32)
+    scale = np.float32([[0.1], [0.3], [0.7]])
+    found = explain(x, scale, 0, ORT, MODELOPT)
+    assert found.count == (quantize_as(x, scale, 0, ORT) != quantize_as(x, scale, 0, MODELOPT)).sum()
+
+
+def test_a_convention_agrees_with_itself():
+    assert explain([1.0, 2.0], 0.1, 0, ORT, ORT).count == 0
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: quantize_as([1.0], -1.0, 0, ORT), ValueError, "scale must be finite and greater than 0"),
+    (lambda: quantize_as([1.0], 0.0, 0, ORT), ValueError, "scale must be"),
+    (lambda: quantize_as([1.0], np.nan, 0, GGML), ValueError, "scale must be"),
+    (lambda: quantize_as([1.0], 1e-60, 0, ORT), ValueError, "scale must be"),
+    (lambda: quantize_as([1.0], 1.0, 300, ORT, "uint8"), ValueError, "zero_point must lie in 0..255, got 300"),
+    (lambda: quantize_as([1.0], 1.0, 1, GGML), ValueError, "zero_point must be 0 for GGML, got 1"),
+    (lambda: quantize_as([1.0], 1.0, 0.5, ORT), TypeError, "zero_point must be an integer"),
+    (lambda: quantize_as([np.nan], 1.0, 0, ONNX), ValueError, "ONNX has no code"),
+    (lambda: quantize_as([1.0], 1.0, 0, TORCH, "int16"), ValueError, "dtype must be one of int8, uint8 for TORCH, got int16"),
+    (lambda: quantize_as([1.0], 1.0, 0, TORCH, "byte-like"), TypeError, "dtype must be an integer type"),
+    (lambda: quantize_as([1j], 1.0, 0, TORCH), TypeError, "x must hold"),
+    (lambda: quantize_as([1.0], 1.0, 0, "TORCH"), TypeError, "convention must be a Convention, got str"),
+    (lambda: qparams_as(0.0, 1.0, None), TypeError, "convention must be a Convention"),
+    (lambda: quantize_as(np.ones((2, 3)), np.ones(4), 0, TORCH), ValueError, "scale must broadcast"),
+    (lambda: qparams_as(1.0, -1.0, ORT), ValueError, "lo must not exceed hi"),
+    (lambda: qparams_as(0.0, np.inf, ORT), ValueError, "hi must be finite"),
+    (lambda: qparams_as([0.0], [1.0, 2.0], ORT), ValueError, "same shape"),
+    (lambda: qparams_as(0.0, 0.0, ONNX, "uint8"), ValueError, "divides 0 by 0"),
+    (lambda: qparams_as(0.0, 1.0, TORCH_INT32, "int32"), ValueError, "dtype must be one of none"),
+    (lambda: Convention("mine", rounding="nearest"), ValueError, "rounding must be one of"),
+    (lambda: Convention("mine", ("int7",)), ValueError, "dtypes must be of"),
+])
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_convention_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ORT.ratio = "reciprocal"

@@ -1,0 +1,521 @@
+"""Chapter 4: calibrators, judged by exact arithmetic, by their own definition, by ONNX Runtime and by recorded answers of ModelOpt."""
+
+import json
+import math
+import pickle
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tests_support import ROOT, needs
+
+from quant101.calibration import (MSE, Calibrator, Entropy, Histogram, MinMax, MovingAverage, Percentile, calibrate, entropy_range,
+                                  entropy_trace)
+from quant101.samples import load_sample
+from quant101.steps import QParams, fake_quantize, mse
+
+RECORDED = json.loads((ROOT / "tests/modelopt.json").read_text(encoding="utf8"))
+STREAMED = [MinMax, Percentile, lambda: Percentile(10, 75.5, bins=64), Entropy, lambda: Entropy("onnxruntime", bins=300),
+            lambda: Entropy("modelopt", bins=200), lambda: Entropy(bins=64, levels=8), MSE, lambda: MSE(bits=4, bins=100)]
+ALL = [*STREAMED, MovingAverage]
+patient = settings(deadline=None, max_examples=50)  # the first call compiles
+
+kinds = st.sampled_from([np.float16, np.float32, np.float64])
+finite = {"allow_nan": False, "allow_infinity": False}
+anything = kinds.flatmap(lambda kind: hnp.arrays(kind, st.integers(0, 30), elements=hnp.from_dtype(np.dtype(kind), **finite)))
+tame = hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-100, 100))
+grid = hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(-9, 9))
+data = anything | tame | grid
+
+
+def state(calibrator):
+    "Everything that a calibrator knows; repr gives floats to the bit."
+    names = ("count", "settings", "lo", "hi", "ends")
+    own = {name: getattr(calibrator, name) for name in names if hasattr(calibrator, name)}
+    if hasattr(calibrator, "histogram"):
+        own |= vars(calibrator.histogram) | {"counts": calibrator.histogram.counts.tobytes()}
+    return repr(own)
+
+
+def seen(kind, *batches):
+    calibrator = kind()
+    for batch in batches:
+        calibrator.update(batch)
+    return calibrator
+
+
+def histogram(values, bins=64):
+    h = Histogram(bins)
+    h.add(np.asarray(values, np.float64))
+    return h
+
+
+# The same to the bit, however data are cut, ordered and merged
+
+
+@patient
+@given(st.lists(data, min_size=1, max_size=5), st.randoms(use_true_random=False), st.sampled_from(STREAMED))
+def test_cutting_order_and_merging_leave_every_bit_alone(batches, random, kind):
+    values = np.concatenate([b.astype(np.float64) for b in batches])
+    whole = seen(kind, values)
+    shuffled = values.copy()
+    np.random.default_rng(random.randrange(99)).shuffle(shuffled)
+    cuts = sorted(random.randrange(shuffled.size + 1) for _ in range(random.randrange(4)))
+    parts = [seen(kind, part) for part in np.split(shuffled, cuts)] + [kind()]
+    while len(parts) > 1:  # any tree of merges
+        parts.sort(key=lambda _: random.random())
+        parts.append(parts.pop().merge(parts.pop()))
+    for other in (seen(kind, *batches), seen(kind, *shuffled), parts[0]):
+        assert state(other) == state(whole)
+    if values.size:
+        assert pickle.dumps(parts[0].range()) == pickle.dumps(whole.range())
+
+
+@patient
+@given(data, st.sampled_from([4, 64, 65536]))
+def test_histogram_counts_what_exact_arithmetic_counts(values, bins):
+    values = values.astype(np.float64)
+    assume(values.size)
+    h, half, reach = histogram(values, bins), bins // 2, Fraction(float(np.abs(values).max()))
+    width = Fraction(h.width)
+    assert reach < width * half and (reach >= width * half / 2 or h.exponent == -1000)
+    places = [math.floor(Fraction(v) / width) + half for v in values.tolist()]
+    assert h.counts.dtype == np.int64 and np.array_equal(h.counts, np.bincount(places, minlength=bins))
+    assert (h.lo, h.hi) == (values.min(), values.max())
+
+
+@pytest.mark.parametrize("small,large", [(5e-324, 1.0), (-5e-324, 1.7e308), (-1e-300, 3.0), (0.0, 5e-324), (-0.0, -1.0), (2.0**-1001, 2.0**-999)])
+@pytest.mark.parametrize("kind", STREAMED)
+def test_from_the_smallest_to_the_largest_number(kind, small, large):
+    both = [state(seen(kind, [a], [b])) for a, b in ((small, large), (large, small))]
+    assert both[0] == both[1] == state(seen(kind, [small, large]))
+    lo, hi = seen(kind, [small, large]).range()
+    assert -abs(large) <= lo <= hi <= max(abs(large), 0) and math.copysign(1, lo or 1) == (1 if lo == 0 else math.copysign(1, lo))
+
+
+def test_tiny_negative_numbers_stay_negative_when_the_bins_grow():
+    early, late = histogram([-5e-324]), histogram([1e300])
+    early.merge(late)
+    assert early.counts[31] == 1 and histogram([1e300, -5e-324]).counts[31] == 1
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.sampled_from([0.0, -0.0]), min_size=1))
+def test_zeros_have_no_sign(zeros):
+    for kind in ALL:
+        assert pickle.dumps(seen(kind, zeros).range()) == pickle.dumps((0.0, 0.0))
+
+
+def test_memory_does_not_grow():
+    rng = np.random.default_rng(0)
+    for kind in ALL:
+        calibrator = kind().update(rng.standard_normal(10).astype(np.float32))
+        before = len(pickle.dumps(calibrator))
+        for scale in (1e-3, 1.0, 1e3, 1e30):
+            calibrator.update(scale * rng.standard_normal(20000))
+        assert len(pickle.dumps(calibrator)) < before + 100 and calibrator.count == 80010
+
+
+def test_merge_leaves_the_other_alone_and_may_meet_itself():
+    for kind in STREAMED:
+        a, b = kind().update([1.0, 2.0, -3.0]), kind().update([50.0])
+        before = state(b)
+        assert a.merge(b) is a and state(b) == before
+        a.update([1e6])
+        assert state(b) == before, "no shared memory"
+        twice = kind().update([1.0, 2.0])
+        assert state(twice.merge(twice)) == state(kind().update([1.0, 2.0, 1.0, 2.0]))
+
+
+# One interface
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_update_returns_itself_and_range_gives_python_floats(kind):
+    calibrator = kind()
+    assert calibrator.update(np.float32([[0.5, -1.5]])) is calibrator
+    assert [type(end) for end in calibrator.range()] == [float, float]
+    assert calibrator.range() == calibrator.range(), "asking changes nothing"
+    before = state(calibrator)
+    for nothing in ([], np.empty((0, 3), np.float32), np.empty((2, 0), np.int8)):
+        assert calibrator.update(nothing) is calibrator and state(calibrator) == before
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.uint8, np.int64])
+def test_layout_does_not_matter(kind, dtype):
+    x = np.arange(24).reshape(4, 6).astype(dtype)
+    read_only = x.copy()
+    read_only.setflags(write=False)
+    strided = np.repeat(x, 2, axis=1)[:, ::2]
+    wanted = state(kind().update(x))
+    for same in (x.tolist(), np.asfortranarray(x), read_only, strided, x[::-1][::-1], x.astype(x.dtype.newbyteorder(">"))):
+        assert state(kind().update(same)) == wanted
+    assert np.array_equal(x, np.arange(24).reshape(4, 6))
+    assert state(kind().update(x[1, 1])) == state(kind().update([7.0]))
+
+
+BAD = [([np.nan], ValueError), ([[1.0, np.inf]], ValueError), (np.float16([-np.inf]), ValueError), ([1j], TypeError), (["1"], TypeError),
+       ([None], TypeError), ([True], TypeError), (np.array(["2020"], "M8[D]"), TypeError), ([[1.0], [2.0, 3.0]], ValueError),
+       (np.array([np.nan] + [1.0] * 1000), ValueError)]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("batch,error", BAD)
+def test_a_refused_batch_leaves_no_trace(kind, batch, error):
+    for calibrator in (kind(), kind().update([1.0, -2.0])):
+        before = state(calibrator)
+        with pytest.raises(error, match="^batch must"):
+            calibrator.update(batch)
+        assert state(calibrator) == before
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_no_data_no_range(kind):
+    for calibrator in (kind(), kind().update([])):
+        for question in ("range", "trace", "error_bound"):
+            if hasattr(calibrator, question):
+                with pytest.raises(ValueError, match="must have seen data"):
+                    getattr(calibrator, question)()
+
+
+def test_merge_refuses_strangers():
+    makers = [MinMax, Percentile, lambda: Percentile(2), lambda: Percentile(1, 98), lambda: Percentile(bins=64), Entropy, lambda: MSE(4), MSE,
+              lambda: Entropy("modelopt"), lambda: Entropy(levels=64), lambda: Entropy(bins=512)]
+    for (i, a), (j, b) in product(enumerate(makers), repeat=2):
+        mine, other = a().update([1.0]), b().update([2.0])
+        before = state(mine), state(other)
+        if i == j:
+            mine.merge(other)
+            continue
+        with pytest.raises((TypeError, ValueError), match="^other must"):
+            mine.merge(other)
+        assert (state(mine), state(other)) == before
+    for stranger in (None, 1.0, Histogram(), MovingAverage()):
+        with pytest.raises(TypeError):
+            MinMax().merge(stranger)
+    with pytest.raises(TypeError, match="order"):
+        MovingAverage().merge(MovingAverage())
+
+
+@pytest.mark.parametrize("make,error", [
+    (lambda: Percentile(99, 1), ValueError), (lambda: Percentile(50, 50), ValueError), (lambda: Percentile(-1, 50), ValueError),
+    (lambda: Percentile(1, 101), ValueError), (lambda: Percentile(np.nan, 99), ValueError), (lambda: Percentile("1", 99), TypeError),
+    (lambda: Percentile(True, 99), TypeError), (lambda: Percentile(bins=1000), ValueError), (lambda: Percentile(bins=2), ValueError),
+    (lambda: Percentile(bins=2**23), ValueError), (lambda: Percentile(bins=64.0), TypeError), (lambda: Histogram(48), ValueError),
+    (lambda: MovingAverage(1.5), ValueError), (lambda: MovingAverage(-0.1), ValueError), (lambda: MovingAverage(np.nan), ValueError),
+    (lambda: MovingAverage(None), TypeError), (lambda: Entropy("kl"), ValueError), (lambda: Entropy(None), ValueError),
+    (lambda: Entropy(["tensorrt"]), ValueError), (lambda: Entropy(bins=1), ValueError), (lambda: Entropy(bins=2.5), TypeError),
+    (lambda: Entropy(levels=1), ValueError), (lambda: Entropy(levels="128"), TypeError), (lambda: MSE(1), ValueError),
+    (lambda: MSE(17), ValueError), (lambda: MSE(8.0), TypeError), (lambda: MSE(bins=0), ValueError)])
+def test_settings_are_checked_at_once(make, error):
+    with pytest.raises(error, match="must"):
+        make()
+
+
+# Min, max and their moving average
+
+
+@patient
+@given(data)
+def test_min_max(values):
+    assume(values.size)
+    assert MinMax().update(values).range() == (values.min(), values.max()) == calibrate(values, "minmax")
+
+
+@patient
+@given(st.lists(tame, min_size=1, max_size=6), st.floats(0, 1))
+def test_moving_average_is_its_recurrence(batches, momentum):
+    lo, hi = batches[0].min(), batches[0].max()
+    for batch in batches[1:]:
+        lo, hi = momentum * lo + (1 - momentum) * batch.min(), momentum * hi + (1 - momentum) * batch.max()
+    assert seen(lambda: MovingAverage(momentum), *batches).range() == (lo, hi)
+
+
+def test_moving_average_agrees_with_pytorch():
+    case, ends = RECORDED["moving average"], np.cumsum(load_sample("sentence_lengths"))[:-1]
+    ours = seen(lambda: MovingAverage(case["momentum"]), *np.split(load_sample("ffn_input"), ends)).range()
+    assert np.allclose(ours, (case["lo"], case["hi"]), rtol=1e-6)  # PyTorch computes in float32
+
+
+# Percentiles
+
+
+def smallest_with(values, percent):
+    "The definition, in exact arithmetic: the smallest value that at least so many percent do not exceed."
+    return min(v for v in values.tolist() if Fraction(str(percent)) * values.size <= 100 * int((values <= v).sum()))
+
+
+PERCENTS = [0, 0.001, 0.1, 1, 7, 12.5, 28, 33.3, 50, 57, 99, 99.9, 99.999, 100]
+
+
+@patient
+@given(tame | anything.filter(len), st.sampled_from(PERCENTS), st.sampled_from(PERCENTS))
+def test_exact_percentiles_are_the_order_statistic(values, lower, upper):
+    assume(lower < upper)
+    assert Percentile(lower, upper).exact(values) == (smallest_with(values, lower), smallest_with(values, upper))
+
+
+@patient
+@given(data, st.sampled_from(PERCENTS), st.sampled_from(PERCENTS), st.sampled_from([4, 64, 4096, 65536]))
+def test_streamed_percentiles_keep_their_bound(values, lower, upper, bins):
+    assume(values.size and lower < upper)
+    calibrator = Percentile(lower, upper, bins).update(values)
+    (lo, hi), (exact_lo, exact_hi), bound = calibrator.range(), calibrator.exact(values), calibrator.error_bound()
+    assert 0 <= bound <= calibrator.histogram.width
+    assert Fraction(lo) <= Fraction(exact_lo) <= Fraction(lo) + (Fraction(bound) if bound < math.inf else Fraction(10) ** 400)
+    assert Fraction(hi) >= Fraction(exact_hi) >= Fraction(hi) - (Fraction(bound) if bound < math.inf else Fraction(10) ** 400)
+    assert values.min() <= lo <= hi <= values.max()
+
+
+def test_the_ends_are_the_extremes():
+    x = load_sample("ffn_input")
+    assert Percentile(0, 100).update(x).range() == (float(x.min()), float(x.max())) == Percentile(0, 100).exact(x)
+
+
+def test_worked_percentiles():
+    v = np.concatenate([[-3.0, -0.2], np.linspace(-0.19, 0.29, 195), [0.3, 1.5, 5.0]])
+    calibrator = Percentile(lower=1, upper=99)
+    assert calibrator.exact(v) == (-0.2, 0.3) and calibrator.error_bound.__doc__
+    lo, hi = calibrator.update(v).range()
+    assert -0.2 - calibrator.error_bound() <= lo <= -0.2 and 0.3 <= hi <= 0.3 + calibrator.error_bound() < 0.3003
+    assert np.array_equal(np.clip(v, -0.2, 0.3)[[0, 198, 199]], [-0.2, 0.3, 0.3]) and MinMax().update(v).range() == (-3.0, 5.0)
+
+
+@pytest.mark.parametrize("name", ["ffn_input", "ffn_weight", "attention_probs"])
+def test_numpy_names_the_rule_inverted_cdf(name):
+    x = load_sample(name)
+    assert Percentile(0.1, 99.9).exact(x) == tuple(np.percentile(x, [0.1, 99.9], method="inverted_cdf"))
+
+
+# Entropy
+
+
+def recipe(counts, levels):
+    "TensorRT's recipe word by word: the divergence for every number of kept bins."
+    found = []
+    for kept in range(levels, len(counts)):
+        p = [float(c) for c in counts[:kept]]
+        q = [0.0] * kept
+        for level in range(levels):
+            group = [k for k in range(kept) if k * levels // kept == level and counts[k]]
+            for k in group:
+                q[k] = sum(counts[j] for j in group) / len(group)
+        p[-1] += sum(counts[kept:])
+        n, s, kl = sum(p), sum(q), 0.0
+        for a, b in zip(p, q):
+            if a:
+                kl += a / n * math.log(a / n / (b / s)) if b else math.inf
+        found.append(kl)
+    return found
+
+
+some_counts = hnp.arrays(np.int64, st.integers(2, 60), elements=st.sampled_from([0, 0, 1, 2, 3, 10, 100, 12345])).filter(np.any)
+
+
+@patient
+@given(some_counts, st.integers(2, 20))
+def test_tensorrt_is_its_recipe(counts, levels):
+    edges = np.linspace(0, 7, counts.size + 1)
+    lo, hi, kl = entropy_trace(counts, edges, levels=levels)
+    wanted = np.array(recipe(counts.tolist(), levels))
+    assert np.array_equal(np.isinf(kl), np.isinf(wanted)) and np.allclose(kl, wanted, rtol=0, atol=1e-12)
+    assert np.allclose(hi, (np.arange(levels, counts.size) + 0.5) * 7 / counts.size) and np.array_equal(lo, -hi)
+    ends = entropy_range(counts, edges, levels=levels)
+    assert ends == ((lo[kl.argmin()], hi[kl.argmin()]) if np.isfinite(kl).any() else (-7.0, 7.0))
+
+
+def test_worked_divergences():
+    counts = np.bincount(np.floor(np.array([0.1, 0.15, 0.2, 5.0]) * 8).astype(int))
+    lo, hi, kl = entropy_trace(counts, np.arange(42) / 8, levels=2)
+    assert math.isclose(kl[0], 1 / 4 * math.log(3 / 4) + 3 / 4 * math.log(9 / 8)) and hi[0] == 2.5 / 8
+    assert np.isinf(kl[1:]).all() and entropy_range(counts, np.arange(42) / 8, levels=2) == (-0.3125, 0.3125)
+    assert recipe([*counts, 0], 2)[-1] == pytest.approx(1 / 4 * math.log(1 / 1.5) + 2 / 4 * math.log(2 / 1.5), abs=2e-1)
+    assert calibrate([0.1, 0.15, 0.2, 5.0], "entropy") == (-5.0, 5.0), "four values in 2048 bins: no candidate is possible"
+
+
+def onnxruntime_search(counts, edges, levels):
+    "The divergences that ONNX Runtime computes, and the range that it takes, before it looks at minimum and maximum."
+    from onnxruntime.quantization import calibrate as theirs
+
+    found, original = [], theirs.entropy
+    theirs.entropy = lambda p, q: found.append(original(p, q)) or found[-1]
+    try:
+        collector = theirs.HistogramCollector("entropy", False, len(counts), levels, None, None)
+        ends = collector.get_entropy_threshold((counts, edges, edges[0], edges[-1], None), levels)
+    finally:
+        theirs.entropy = original
+    return np.array(found, np.float64), tuple(float(end) for end in ends)
+
+
+@needs("onnxruntime")
+@settings(deadline=None, max_examples=40)
+@given(some_counts, st.integers(2, 20), st.sampled_from([np.float32, np.float64]))
+def test_onnxruntime_to_the_bit(counts, levels, dtype):
+    assume(counts.size // 2 >= levels // 2)
+    edges = np.linspace(-3, 3, counts.size + 1, dtype=dtype)
+    kl, ends = onnxruntime_search(counts, edges, levels)
+    ours = entropy_trace(counts, edges, "onnxruntime", levels)[2]
+    assert np.array_equal(ours[np.isfinite(ours)], kl) and entropy_range(counts, edges, "onnxruntime", levels) == ends
+
+
+def tensors():
+    found = {name: load_sample(name) for name in ("ffn_input", "attention_input", "attention_probs", "ffn_weight", "attention_weight", "ffn_bias")}
+    found["relu"] = np.maximum(found["attention_input"], 0)
+    found["cubed"] = found["ffn_weight"] ** 3
+    found["worked"] = np.array([0.1, 0.15, 0.2, 5.0], np.float32)
+    found["constant"] = np.full(7, 3.0, np.float32)
+    return found
+
+
+TENSORS = tensors()
+
+
+@needs("onnxruntime")
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("bins", [128, 500, 1024])
+def test_onnxruntime_range_on_real_tensors(name, bins):
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    collector = HistogramCollector("entropy", False, bins, 128, None, None)
+    collector.collect_value({"x": TENSORS[name]})
+    theirs = tuple(float(end) for end in collector.get_entropy_threshold(collector.get_histogram_dict()["x"], 128))
+    calibrator = Entropy("onnxruntime", bins=bins)
+    assert calibrator.exact(TENSORS[name]) == theirs
+    assert np.allclose(calibrator.update(TENSORS[name]).range(), theirs, rtol=1e-6, atol=0)
+
+
+def test_onnxruntime_defaults_are_min_max():
+    for x in TENSORS.values():
+        assert Entropy("onnxruntime").update(x).range() == MinMax().update(x).range()
+
+
+@pytest.mark.parametrize("case", RECORDED["entropy"], ids=lambda c: f"{c['x']}-{c['bins']}-{c['bits']}")
+def test_modelopt_to_the_bit(case):
+    x, levels = TENSORS[case["x"]], 2 ** (case["bits"] - 1)
+    assert Entropy("modelopt", case["bins"], levels).exact(x) == (-case["amax"], case["amax"])
+    magnitudes = np.abs(x).ravel()
+    place = np.minimum(magnitudes * np.float32(case["bins"]) / magnitudes.max(), case["bins"] - 1).astype(int)
+    edges = np.linspace(0, magnitudes.max(), case["bins"] + 1, dtype=np.float32)
+    kl = entropy_trace(np.bincount(place, minlength=case["bins"]), edges, "modelopt", levels)[2]
+    recorded = np.array([float(v) for v in case["kl"]])
+    assert kl.size == case["candidates"] and np.allclose(kl[:: RECORDED["stride"]], recorded, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+def test_own_bins_differ_from_modelopts_as_the_chapter_says():
+    far = []
+    for case in RECORDED["entropy"]:
+        hi = Entropy("modelopt", case["bins"], 2 ** (case["bits"] - 1)).update(TENSORS[case["x"]]).range()[1]
+        far.append(abs(hi / case["amax"] - 1))
+    assert len(far) == 30 and sum(f > 1e-6 for f in far) == 1 and max(far) < 0.01
+
+
+def test_half_a_bin_lies_between_modelopt_and_the_recipe():
+    x = load_sample("ffn_weight")
+    half = np.abs(x).max() / 4096
+    assert Entropy().exact(x)[1] - Entropy("modelopt").exact(x)[1] == pytest.approx(half, rel=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["tensorrt", "onnxruntime", "modelopt"])
+def test_entropy_of_hardly_anything(variant):
+    for bins in (2, 127, 128, 129):
+        calibrator = Entropy(variant, bins=bins)
+        assert calibrator.exact([0.0, -0.0]) == (0.0, 0.0) == Entropy(variant, bins=bins).update([0.0]).range()
+        lo, hi = calibrator.update([-1.0, 2.0]).range()
+        assert -2 <= lo <= -1 and 1 < hi <= 2
+    with pytest.raises(ValueError, match="x must hold at least one value"):
+        calibrator.exact([])
+    with pytest.raises(ValueError, match="x must be finite"):
+        calibrator.exact([np.nan])
+
+
+def test_trace_holds_the_answer():
+    for kind in (Entropy, MSE, lambda: Entropy("onnxruntime", bins=600), lambda: Entropy("modelopt")):
+        calibrator = kind().update(load_sample("attention_weight"))
+        thresholds, criterion = calibrator.trace()
+        assert thresholds.shape == criterion.shape and (np.diff(thresholds) >= 0).all() and (criterion[np.isfinite(criterion)] >= 0).all()
+        assert calibrator.range()[1] == min(thresholds[criterion.argmin()], calibrator.histogram.hi)
+
+
+@pytest.mark.parametrize("counts,edges,error", [
+    ([1, 2], [0, 1], ValueError), ([[1, 2]], [0, 1, 2], ValueError), ([1], [0, 1], ValueError), ([0, 0], [0, 1, 2], ValueError),
+    ([1, -1], [0, 1, 2], ValueError), ([1, 0.5], [0, 1, 2], ValueError), ([1, np.nan], [0, 1, 2], ValueError), ([1, 2], [0, 2, 1], ValueError),
+    ([1, 2], [0, np.nan, 1], ValueError), ([1, 2], [0, 1, np.inf], ValueError), (["a", "b"], [0, 1, 2], TypeError)])
+def test_a_histogram_must_be_one(counts, edges, error):
+    for function in (entropy_trace, entropy_range):
+        with pytest.raises(error, match="must"):
+            function(counts, edges)
+
+
+def test_search_leaves_its_input_alone():
+    counts, edges = np.arange(300)[::-1].copy(), np.linspace(0, 1, 301)
+    before = counts.copy()
+    for variant in ("tensorrt", "onnxruntime", "modelopt"):
+        counts.setflags(write=False)
+        first = entropy_range(counts, edges, variant)
+        assert first == entropy_range(counts.tolist(), edges.tolist(), variant) == entropy_range(counts[::1].astype(">i4"), edges, variant)
+    assert np.array_equal(counts, before)
+
+
+# Mean squared error
+
+
+def true_error(x, threshold, bits):
+    qmax = 2 ** (bits - 1) - 1
+    return mse(x, fake_quantize(x, QParams(threshold / qmax, 0, -qmax, qmax)))
+
+
+@pytest.mark.parametrize("name", ["ffn_input", "ffn_weight", "attention_probs", "attention_input"])
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_mse_finds_what_trying_finds(name, bits):
+    x = load_sample(name)
+    calibrator = MSE(bits).update(x)
+    lo, hi = calibrator.range()
+    tried = min(true_error(x, t, bits) for t in np.linspace(0.02, 1, 100) * np.abs(x).max())
+    assert lo == -hi and true_error(x, hi, bits) < 1.01 * tried
+    thresholds, errors = calibrator.trace()
+    assert errors.min() == pytest.approx(true_error(x, hi, bits), rel=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e305])
+def test_mse_does_not_depend_on_the_unit(scale):
+    x = np.random.default_rng(0).standard_normal(1000)
+    factor = 2.0 ** math.frexp(scale)[1]
+    assert MSE(4).update(x * factor).range()[1] == MSE(4).update(x).range()[1] * factor
+
+
+# One array
+
+
+def test_calibrate_is_what_a_new_calibrator_says():
+    x = load_sample("attention_weight")
+    words = {"minmax": MinMax, "moving-average": MovingAverage, "percentile": Percentile, "entropy": Entropy, "mse": MSE}
+    for word, kind in words.items():
+        used = kind().update([1e6])
+        before = state(used)
+        assert calibrate(x, word) == kind().update(x).range() == calibrate(x, used) and state(used) == before
+    assert calibrate(x) == calibrate(x, "minmax") and calibrate(x, Percentile(5, 95)) == Percentile(5, 95).update(x).range()
+    assert calibrate(x, Entropy("modelopt", 512, 64)) == Entropy("modelopt", 512, 64).update(x).range()
+
+
+def test_calibrate_refuses():
+    for method in ("median", "MinMax", None, 3, MinMax, []):
+        with pytest.raises(ValueError, match="minmax, moving-average, percentile, entropy, mse"):
+            calibrate([1.0], method)
+    for x, error in (([], ValueError), ([np.nan], ValueError), (None, TypeError), ("x", TypeError)):
+        with pytest.raises(error):
+            calibrate(x, "minmax")
+
+
+def test_a_new_kind_needs_three_methods():
+    class Count(Calibrator):
+        def _add(self, x): ...
+        def _join(self, other): ...
+        def _answer(self):
+            return 0.0, float(self.count)
+
+    assert Count().update([1, 2]).merge(Count().update([3])).range() == (0.0, 3.0) == calibrate([1, 2, 3], Count())

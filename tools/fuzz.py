@@ -1,0 +1,531 @@
+"""Call every public function with random and with garbage arguments, and see that it keeps its promises.
+
+    python tools/fuzz.py                     100,000 cases
+    python tools/fuzz.py --cases 500 --first 7000    cases 7000 to 7499
+    python tools/fuzz.py --show 7042         one case again, with its arguments and what came out
+
+A case is made from its number alone. The promises: only ValueError and TypeError come out, with a message that names an
+argument; no warning leaks; the arguments stay as they were; nothing that comes back is a view of them; and a read-only,
+strided, transposed or big-endian array, or a list, gives what its plain copy gives. An argument is made by its name, so
+a new function is called as soon as it is public, and a name that is not known here makes `tests/test_fuzz.py` fail.
+"""
+import argparse
+import copy
+import enum
+import faulthandler
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import struct
+import sys
+import time
+import traceback
+import warnings
+from contextlib import nullcontext
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+import quant101
+
+PACKAGE = Path(quant101.__file__).parent
+APART = {"plots"}  # draws
+FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
+LABELS = {"as_real_array.name"}  # words for messages, used as they are
+VIEWS = {"as_real_array"}  # documented to copy only if need be
+
+
+# Discovery
+
+
+def modules():
+    names = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("_") and p.stem not in APART)
+    return [importlib.import_module(f"quant101.{name}") for name in names]
+
+
+@cache
+def targets():
+    "Every public function, class and method: {name: callable}."
+    found = {}
+    for module in modules():
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isfunction(thing):
+                found[name] = thing
+            elif inspect.isclass(thing) and not issubclass(thing, (enum.Enum, tuple)):
+                found |= {name: thing} if name not in RESULTS and name not in BASES else {}
+                methods = inspect.getmembers(thing, inspect.isfunction) if name not in BASES else []
+                found |= {f"{name}.{method}": f for method, f in methods if not method.startswith("_")}
+    return found
+
+
+@cache
+def parameters(name):
+    "Names of the arguments of a public callable, and which may be left out."
+    listed = [p for p in inspect.signature(targets()[name]).parameters.values() if p.name != "self"]
+    return [(p.name, p.kind, p.default is not p.empty) for p in listed if p.kind != p.VAR_KEYWORD]
+
+
+def unknown():
+    "Arguments that no rule here can make."
+    return sorted(f"{name}({arg})" for name in targets() for arg, _, _ in parameters(name)
+                  if arg not in MAKE and f"{name}.{arg}" not in MAKE)
+
+
+# Arguments
+
+
+class Scene:
+    "What the arguments of one case have in common."
+
+    def __init__(self, case, name, seed=0):
+        self.rng = np.random.default_rng([seed, case])
+        self.name = name
+        self.shape = self.make_shape()
+        self.axis = int(self.rng.integers(-len(self.shape), len(self.shape))) if self.shape else None
+        self.columns = int(self.rng.integers(1, 6))
+        self.place = self.make_place()
+        self.bars = counts_and_edges(self)
+        self.ends = self.make_ends()
+
+    def chance(self, p):
+        return self.rng.random() < p
+
+    def pick(self, *options):
+        return options[self.rng.integers(len(options))]
+
+    def make_shape(self):
+        n = self.rng.choice(4, p=[0.1, 0.35, 0.35, 0.2])
+        return tuple(int(self.rng.choice([0, 1, 2, 3, 4, 6, 8], p=[0.05, 0.15, 0.2, 0.15, 0.2, 0.15, 0.1])) for _ in range(n))
+
+    def numbers(self, shape, kind):
+        rng = self.rng
+        values = rng.normal(0, 10.0 ** rng.integers(-6, 7), shape)
+        if self.chance(0.3):
+            values = np.round(values * 2) / 2
+        if self.chance(0.1):
+            values = np.zeros(shape)
+        if np.dtype(kind).kind in "iu":
+            info = np.iinfo(kind)
+            return np.clip(values, max(info.min, -(2.0**62)), min(info.max, 2.0**62)).astype(kind)
+        values = np.asarray(values).copy()
+        if self.chance(0.25) and values.size:
+            special = [np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-310, 3e38, -1e308, 65520.0] + [np.nan] * self.chance(0.3)
+            values.reshape(-1)[rng.integers(values.size, size=1 + values.size // 4)] = self.pick(*special)
+        with np.errstate(all="ignore"):
+            return values.astype(kind)
+
+    def array(self, shape=None, kinds=FLOATS * 3 + WHOLE):
+        "An array of a random type in a random layout; now and then a list."
+        shape = self.shape if shape is None else shape
+        return self.dress(self.numbers(shape, self.pick(*kinds)))
+
+    def dress(self, values):
+        "The same numbers in another layout."
+        way = self.rng.integers(12)
+        if way == 0:
+            return values.tolist()
+        if way == 1:
+            values = values.astype(values.dtype.newbyteorder(">"))
+        if way == 2:
+            values = np.asfortranarray(values)
+        if way == 3:
+            values.setflags(write=False)
+        if way == 4 and values.ndim:
+            values = np.repeat(values, 2, axis=-1)[..., ::2]
+        if way == 5 and values.ndim:
+            values = values[::-1].copy()[::-1]
+        if way == 6 and values.ndim:
+            values = np.broadcast_to(values[:1], values.shape)
+        if way == 7 and values.ndim > 1:
+            values = np.swapaxes(np.swapaxes(values, 0, -1).copy(), 0, -1)
+        return values
+
+    def garbage(self):
+        rng = self.rng
+        return self.pick(
+            lambda: None, lambda: "quant", lambda: b"\x00", lambda: True, lambda: float("nan"), lambda: float("inf"), lambda: -1, lambda: 0,
+            lambda: 2**70, lambda: 1e400, lambda: 3 + 4j, lambda: {}, lambda: {1, 2}, lambda: [], lambda: [[1, 2], [3]], lambda: [None],
+            lambda: object(), lambda: len, lambda: int, lambda: np.array("2020-01-01", "M8[D]"), lambda: np.array([1 + 2j]),
+            lambda: np.array([True, False]), lambda: np.array([1, "a"], object), lambda: np.zeros(3, [("a", "f4")]), lambda: np.longdouble(1) / 3,
+            lambda: np.array(["1", "2"]), lambda: np.empty((2, 0, 3)), lambda: np.float32("nan"), lambda: np.array([np.nan, 1.0]),
+            lambda: [2**70, 1], lambda: range(3), lambda: (x for x in (1, 2)), lambda: np.ma.array([1.0, 2.0], mask=[0, 1]), lambda: 1.5,
+            lambda: rng.normal(size=(2, 3, 4)), lambda: np.int8(-128), lambda: "half-even", lambda: quant101.E4M3, lambda: quant101.QParams(1.0))()
+
+    # what an argument is, by its name
+
+    def codes(self, qmin, qmax, shape):
+        return self.dress(self.rng.integers(qmin, qmax + 1, shape).astype(self.pick("i8", "i4", "u8") if qmin >= 0 else "i8"))
+
+    def fmt(self):
+        q, F = quant101, quant101.FloatFormat
+        return self.pick(q.FP16, q.BF16, q.FP32, q.TF32, q.E4M3, q.E5M2, F("E4M3FNUZ", 4, 3, bias=8, specials="fnuz"), F("E2M1", 2, 1, specials="none"))
+
+    def format_codes(self):
+        return self.codes(0, int(self.rng.choice([15, 255, 2047])), self.shape)
+
+    def bounds(self):
+        return self.pick((-128, 127), (0, 255), (-127, 127), (-8, 7), (0, 15), (-64, 63), (-32768, 32767), (0, 65535),
+                         (-(2**31), 2**31 - 1), (0, 2**32 - 1), (0, 1), (-300, 5))
+
+    def make_place(self):
+        "axis, group_size and the shape of scales that fits."
+        way = self.rng.integers(4) if self.shape else 0
+        if way == 1:
+            return self.axis, None, (self.shape[self.axis],)
+        if way == 2 and self.shape[-1]:
+            size = self.pick(*[n for n in range(1, self.shape[-1] + 1) if self.shape[-1] % n == 0])
+            return None, size, self.shape[:-1] + (self.shape[-1] // size,)
+        return None, None, ()
+
+    def scale(self, shape=()):
+        value = 10.0 ** self.rng.uniform(-6, 4, shape)
+        if self.chance(0.05):
+            value = value * 10.0 ** self.pick(-40, -300, 34, 300)
+        with np.errstate(all="ignore"):
+            return float(value) if shape == () and self.chance(0.5) else self.dress(np.asarray(value).astype(self.pick("f4", "f8")))
+
+    def qparams(self):
+        (qmin, qmax), (axis, group_size, shape) = self.bounds(), self.place
+        try:
+            zero_point = 0 if qmin <= 0 and self.chance(0.4) else self.codes(qmin, qmax, self.pick((), shape))
+            return quant101.QParams(self.scale(shape), zero_point, qmin, qmax, axis, group_size)
+        except (ValueError, TypeError):  # a scale that became 0 or infinite in its type, an empty list of zero points
+            return quant101.QParams(0.5)
+
+
+    def make_ends(self):
+        "lo and hi for one number, an axis or groups."
+        shape = self.place[2]
+        low, high = np.sort(self.numbers((2, *shape), self.pick("f4", "f8", "i4")), axis=0)
+        return (low.item(), high.item()) if shape == () and self.chance(0.5) else (self.dress(low), self.dress(high))
+
+    def split(self):
+        rows = int(self.rng.integers(1, 6))
+        return quant101.split_outliers(self.rng.normal(0, 3, (rows, self.columns)).astype(self.pick(*FLOATS)), self.pick(2.0, 6.0))
+
+    def weight(self):
+        return self.array((self.pick(*[self.columns] * 4, 2), 3), FLOATS)
+
+
+def codes_for(scene):
+    return scene.codes(*scene.bounds(), scene.shape)
+
+
+def convention(scene):
+    return scene.pick(*[c for c in vars(atlas()).values() if type(c).__name__ == "Convention"])
+
+
+def explanation(scene):
+    a, b = convention(scene), convention(scene)
+    shared = [dtype for dtype in a.dtypes if dtype in b.dtypes] or ["int8"]
+    a, b = (c if shared[0] in c.dtypes else atlas().ONNX for c in (a, b))
+    zero_point = next((c.only_zero for c in (a, b) if c.only_zero is not None), 0)
+    a, b = (c if c.only_zero in (None, zero_point) else atlas().ONNX for c in (a, b))
+    return atlas().explain(scene.rng.normal(0, 40, 50).astype("f4"), 0.3, zero_point, a, b, shared[0])
+
+
+def atlas():
+    return importlib.import_module("quant101.atlas")
+
+
+def calibrator(scene, name=None):
+    "A calibrator that has mostly seen data."
+    module = importlib.import_module("quant101.calibration")
+    made = getattr(module, name or scene.pick("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE"))()
+    for _ in range(scene.rng.integers(3)):
+        made.update(scene.rng.normal(0, 3, scene.shape))
+    return made
+
+
+def histogram(scene):
+    made = importlib.import_module("quant101.calibration").Histogram(scene.pick(16, 65536))
+    if scene.chance(0.8):
+        made.add(np.append(scene.rng.normal(0, 3, 9), 1.0).astype(scene.pick("f4", "f8")))
+    return made
+
+
+def counts_and_edges(scene):
+    n = int(scene.rng.integers(1, 300))
+    width = float(10.0 ** scene.rng.uniform(-3, 3))
+    start = scene.pick(0.0, -n / 2)
+    return scene.rng.integers(0, scene.pick(2, 1000), n), (start + np.arange(n + 1)) * width
+
+
+# Classes that only functions make: their methods are called on what these make
+RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation}
+BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
+INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
+
+MAKE = {
+    "x": Scene.array, "y": Scene.array, "name": lambda s: s.pick(*quant101_samples(), "x", "weights"),
+    "fmt": Scene.fmt, "codes": Scene.format_codes, "rounding": lambda s: s.pick(*ROUNDINGS, *quant101.Rounding),
+    "overflow": lambda s: s.pick("ieee", "saturate", "wrap"), "seed": lambda s: s.pick(0, 1, 7, None, -1, np.random.default_rng(3)),
+    "levels": lambda s: s.pick(np.unique(s.numbers((5,), "f8")), s.array((4,)), [0, 2, 4], [-1.5, 0, 3], 5, np.float32(7)),
+    "qparams": Scene.qparams, "q": codes_for, "scale": lambda s: s.scale(s.place[2]),
+    "zero_point": lambda s: s.pick(0, 0, 3, -128, np.int64(5), s.codes(0, 15, s.place[2])),
+    "qmin": lambda s: s.pick(0, -128, s.bounds()[0]), "qmax": lambda s: s.pick(127, s.bounds()[1]),
+    "axis": lambda s: s.pick(*[s.place[0]] * 8, s.axis, 0, -1, 5), "group_size": lambda s: s.pick(*[s.place[1]] * 8, None, 1, 2, 3, 0, 64),
+    "bits": lambda s: int(s.rng.integers(1, 18)), "narrow": lambda s: s.pick(True, False), "signed": lambda s: s.pick(True, False, 1),
+    "lo": lambda s: s.ends[0], "hi": lambda s: s.ends[1], "threshold": lambda s: s.pick(6.0, 0.5, 3, np.inf, 0, np.float32(2)),
+    "split": Scene.split, "w": Scene.weight, "w_qparams": lambda s: s.pick(None, quant101.QParams(0.1), s.qparams()),
+    "batch": Scene.array, "other": lambda s: INSTANCES[s.name.split(".")[0]](s), "method": lambda s: s.pick(
+        "minmax", "moving-average", "percentile", "entropy", "mse", "median", calibrator(s)),
+    "momentum": lambda s: s.pick(0, 0.9, 0.99, 1, 1.5), "bins": lambda s: s.pick(2, 16, 100, 128, 256, 1), "resolution": lambda s: s.pick(16, 1024, 5),
+    "lower": lambda s: s.pick(0, 1, 2.5, 50), "upper": lambda s: s.pick(99, 100, 99.9, 50, 101), "least": lambda s: -s.rng.random(), "largest": lambda s: s.rng.random(),
+    "variant": lambda s: s.pick("tensorrt", "onnxruntime", "modelopt", "mine"), "Histogram.add.x": lambda s: s.rng.normal(0, 3, 9).astype(s.pick("f4", "f8")),
+    "counts": lambda s: s.dress(s.bars[0]), "edges": lambda s: s.dress(s.bars[1]), "entropy_trace.levels": lambda s: s.pick(2, 16, 128, 1),
+    "entropy_range.levels": lambda s: s.pick(2, 16, 128, 1), "Entropy.levels": lambda s: s.pick(2, 16, 128, 1),
+    "convention": convention, "a": convention, "b": convention, "dtype": lambda s: s.pick("int8", "int8", "uint8", "int4", np.int16, "float32"),
+    "dtypes": lambda s: s.pick(("int8",), ("int4", "uint8"), ("float",)), "ratio": lambda s: s.pick("divide", "reciprocal", "peak", "peak-reciprocal", "no"),
+    "Convention.zero_point": lambda s: s.pick("after", "before", "fused", 3), "offset": lambda s: s.pick(0.0, 0.5), "nan": lambda s: s.pick("qmin", "qmax", "zero", "refuse", None),
+    "Convention.overflow": lambda s: s.pick("saturate", "narrow", "wrap", ""), "dead": lambda s: s.pick(None, 0.0, 1e-7), "only_zero": lambda s: s.pick(None, 0, 8),
+    "span": lambda s: s.pick("both", "middle", "peak", "signed", "none"), "Convention.narrow": lambda s: s.pick((), ("int8",)),
+    "precision": lambda s: s.pick("float32", "float64", "float16"), "zero_rounding": lambda s: s.pick("together", "apart", ""), "floor": lambda s: s.pick(0.0, 1e-7),
+    "below": lambda s: s.pick("keep", "one", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
+    "exponent_bits": lambda s: int(s.rng.integers(0, 11)), "mantissa_bits": lambda s: int(s.rng.integers(-1, 26)),
+    "bias": lambda s: s.pick(None, None, 0, 1, 7, 16, 127, 128), "specials": lambda s: s.pick("ieee", "fn", "fnuz", "none", "most"),
+}
+
+
+@cache
+def quant101_samples():
+    from quant101.samples import SAMPLES
+
+    return tuple(SAMPLES)
+
+
+def arguments(name, scene):
+    "Positional and keyword arguments for a call of a public callable."
+    args, kwargs = [], {}
+    for arg, kind, optional in parameters(name):
+        if optional and scene.chance(0.4):
+            continue
+        make = MAKE.get(f"{name}.{arg}") or MAKE[arg]
+        value = scene.garbage() if scene.chance(0.08) and f"{name}.{arg}" not in LABELS else make(scene)
+        if kind == inspect.Parameter.KEYWORD_ONLY or (optional and len(kwargs)) or (optional and scene.chance(0.5)):
+            kwargs[arg] = value
+        elif len(args) < [p[0] for p in parameters(name)].index(arg):
+            kwargs[arg] = value
+        else:
+            args.append(value)
+    return args, kwargs
+
+
+# The promises
+
+
+class Broken(Exception):
+    "A promise that was not kept."
+
+
+def snapshot(value):
+    "Something that changes if and only if `value` was changed."
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        base = value
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        return base.tobytes(), value.dtype, value.shape, value.strides, value.flags.writeable
+    if isinstance(value, (list, tuple)):
+        return type(value), [snapshot(v) for v in value]
+    if isinstance(value, dict):
+        return {k: snapshot(v) for k, v in value.items()}
+    if is_ours(value):
+        return snapshot(vars(value))
+    return repr(value)
+
+
+def fresh(value):
+    "The same argument for another call; a generator of random numbers in the state it had."
+    return copy.deepcopy(value) if isinstance(value, np.random.Generator) else value
+
+
+def plain(value):
+    "An array in the plainest layout: native, contiguous, its own memory, writable."
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and type(value) is np.ndarray:
+        return np.array(value, value.dtype.newbyteorder("="), order="C", copy=True)
+    return fresh(value)
+
+
+def flatten(result):
+    "The arrays and numbers of a result, as (type, shape, bytes)."
+    if isinstance(result, np.ndarray):
+        return [("array", str(result.dtype), result.shape, np.ascontiguousarray(result).tobytes())]
+    if isinstance(result, (tuple, list)):
+        return [part for r in result for part in flatten(r)]
+    if isinstance(result, dict):
+        return [part for r in result.values() for part in flatten(r)]
+    if is_ours(result):
+        return [type(result).__name__, *flatten(vars(result))]
+    if isinstance(result, (float, np.floating)):
+        return [(type(result).__name__, struct.pack("d", float(result)))]
+    return [(type(result).__name__, repr(result) if isinstance(result, (int, str, bool, type(None), np.integer)) else "")]
+
+
+def arrays_in(value):
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [a for v in value for a in arrays_in(v)]
+    if is_ours(value):
+        return arrays_in(list(vars(value).values()))
+    return []
+
+
+def outcome(function, args, kwargs):
+    "What a call gives: ('value', result) or (name of the exception, the exception)."
+    try:
+        return "value", function(*args, **kwargs)
+    except (ValueError, TypeError) as error:
+        return type(error).__name__, error
+
+
+def prepare(case, seed=0):
+    "The function, the arguments and the scene of a case."
+    names = list(targets())
+    rng = np.random.default_rng([seed, case, 1])
+    name = names[rng.integers(len(names))]
+    if name == "load_sample" and rng.random() < 0.95:  # reads a file
+        name = "quantize"
+    scene = Scene(case, name, seed)
+    function = targets()[name]
+    if "." in name:  # a method
+        function = getattr(instance(name.split(".")[0], scene), name.split(".")[1])
+    return name, function, *arguments(name, scene)
+
+
+def instance(name, scene):
+    "An object of a public class, made of arguments that it accepts."
+    if name in RESULTS:
+        return RESULTS[name](scene)
+    if name in INSTANCES and scene.chance(0.8):
+        return INSTANCES[name](scene)
+    for _ in range(50):
+        try:
+            args, kwargs = arguments(name, scene)
+            return targets()[name](*args, **kwargs)
+        except (ValueError, TypeError):
+            continue
+    raise Broken(f"{name}: 50 random calls gave no object")
+
+
+def run_case(case, seed=0):
+    "Make one call and check the promises; returns what came out."
+    name, function, args, kwargs = prepare(case, seed)
+    everything = [*args, *kwargs.values()]
+    before = [snapshot(v) for v in everything]
+    kind, result = outcome(function, [fresh(v) for v in args], {k: fresh(v) for k, v in kwargs.items()})
+    if before != [snapshot(v) for v in everything]:
+        raise Broken("an argument was changed")
+    if kind != "value":
+        check_message(names_of(name, everything), result)
+    elif name not in VIEWS:
+        given = arrays_in(everything)
+        if any(np.shares_memory(a, b) for a in arrays_in(result) for b in given):
+            raise Broken("the result shares memory with an argument")
+    if "." not in name:
+        check_layout(function, args, kwargs, kind, result)
+    return name, kind, result
+
+
+def check_message(names, error):
+    "An error has to name an argument, which those from the depths of NumPy do not."
+    if type(error) not in (ValueError, TypeError) or not re.search(rf"\b({'|'.join(map(re.escape, names))})\b", str(error)):
+        raise Broken(f"the message names no argument: {type(error).__name__}: {error}")
+
+
+def names_of(name, arguments):
+    "What a message may call an argument: its name, the name that was given for it, or a field of it."
+    words = [value for value in arguments if isinstance(value, str) and value]
+    fields = [field for value in arguments if is_ours(value) for field in vars(value)]
+    return [arg for arg, _, _ in parameters(name)] + words + fields
+
+
+def is_ours(value):
+    "Whether `value` is an object of a class of this package."
+    return hasattr(value, "__dict__") and type(value).__module__.startswith("quant101") and not isinstance(value, enum.Enum)
+
+
+def check_layout(function, args, kwargs, kind, result):
+    again, same = outcome(function, [plain(v) for v in args], {k: plain(v) for k, v in kwargs.items()})
+    if again != kind or (kind == "value" and flatten(same) != flatten(result)):
+        raise Broken(f"a plain copy of the arguments gives something else: {kind} {result!r} and {again} {same!r}")
+
+
+def show(case, seed=0):
+    name, _, args, kwargs = prepare(case, seed)
+    print(f"case {case}: {name}")
+    for key, value in [*enumerate(args), *kwargs.items()]:
+        extra = f" {value.dtype} strides {value.strides}" if isinstance(value, np.ndarray) else ""
+        print(f"  {key} = {value!r}{extra}")
+
+
+# Many cases
+
+
+def run(first, count, seed=0, note=None, digest=None):
+    "Run cases and return the failures as (case, function, text). The number of the case is kept in the file `note`."
+    failures, seen = [], {}
+    quiet = np.errstate(all="ignore") if os.environ.get("NUMBA_DISABLE_JIT") == "1" else nullcontext()
+    with warnings.catch_warnings(), quiet:
+        warnings.simplefilter("error")
+        for case in range(first, first + count):
+            if note is not None:
+                os.pwrite(note, b"%12d" % case, 0)
+            try:
+                name, kind, result = run_case(case, seed)
+                seen.setdefault(name, {}).setdefault(kind, 0)
+                seen[name][kind] += 1
+                if digest is not None:
+                    digest.append(hashlib.sha256(repr((name, kind, flatten(result) if kind == "value" else "")).encode()).hexdigest())
+            except Exception as error:
+                name = prepare_name(case, seed)
+                failures.append((case, name, "".join(traceback.format_exception_only(error)).strip()))
+                if digest is not None:
+                    digest.append(type(error).__name__)
+    return failures, seen
+
+
+def prepare_name(case, seed):
+    try:
+        return prepare(case, seed)[0]
+    except Exception:
+        return "?"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", type=int, help="print the arguments of this case and run it")
+    parser.add_argument("--note", help="file in which the number of the running case is kept")
+    parser.add_argument("--digest", help="file to which a digest of every outcome is written")
+    args = parser.parse_args()
+    faulthandler.enable()
+    if unknown():
+        sys.exit("no rule makes these arguments: " + ", ".join(unknown()))
+    if args.show is not None:
+        show(args.show, args.seed)
+        print("  ->", *run_case(args.show, args.seed)[1:])
+        return
+    start = time.perf_counter()
+    note = os.open(args.note, os.O_CREAT | os.O_WRONLY) if args.note else None
+    digest = [] if args.digest else None
+    failures, seen = run(args.first, args.cases, args.seed, note, digest)
+    if args.digest:
+        Path(args.digest).write_text("\n".join(digest) + "\n", encoding="utf8")
+    for name in sorted(seen):
+        print(f"{name:24}", ", ".join(f"{kind} {n}" for kind, n in sorted(seen[name].items(), reverse=True)))
+    print(f"{args.cases} cases of seed {args.seed} in {time.perf_counter() - start:.1f} s, {len(failures)} failures")
+    for case, name, text in failures[:50]:
+        print(f"case {case}: {name}: {text}")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Test the tests: put a known bug into a copy of the package, run the tests on the copy, and see that they notice.
+
+    python tools/mutants.py                 every mutant of tools/mutants.toml
+    python tools/mutants.py tie clamp       those with one of these words in their name
+    python tools/mutants.py --list          the mutants, and whether their text is still in the package; runs no test
+
+Exit status 1 if a mutant survives, or if the text that it replaces does not stand just once in its module any more.
+"""
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST = ROOT / "tools" / "mutants.toml"
+COPIED = ("quant101", "tests", "tools", "nbs/data", "pyproject.toml")
+NOT_OF_THE_PACKAGE = {"test_house", "test_book", "test_mutants", "test_atlas_report"}  # workshop and pages
+LAST = ("test_proof", "test_properties", "test_fuzz")
+# The copy must be what is imported, whatever else is installed.
+START = "import sys, pytest, quant101; assert quant101.__file__.startswith(sys.argv[1]), quant101.__file__; sys.exit(pytest.main(sys.argv[2:]))"
+
+
+def mutants():
+    return tomllib.loads(LIST.read_text(encoding="utf8"))["mutant"]
+
+
+def fault(mutant):
+    "Why this mutant can't be made, or None."
+    path = ROOT / "quant101" / f"{mutant['module']}.py"
+    if not path.exists():
+        return f"there is no module {mutant['module']}"
+    count = path.read_text(encoding="utf8").count(mutant["old"])
+    return None if count == 1 else f"its text stands {count} times in quant101/{mutant['module']}.py"
+
+
+def test_files(folder, module):
+    "The tests of the package, the module's own first and the slow ones last."
+    names = {p.stem for p in (Path(folder) / "tests").glob("test_*.py")} - NOT_OF_THE_PACKAGE
+    order = [f"test_{module}", *LAST[:2], *sorted(names - {f"test_{module}", *LAST}), LAST[2]]
+    return [f"tests/{name}.py" for name in order if name in names]
+
+
+def copy_package(origin, folder):
+    for part in COPIED:
+        source, target = Path(origin) / part, Path(folder) / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, target)
+
+
+def run_tests(folder, module, more):
+    "Run the tests in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "QUANT101_INNER": "1"}
+    env.pop("QUANT101_CHECK_ALL", None)
+    command = [sys.executable, "-c", START, str(folder), "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *test_files(folder, module), *more]
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+    except subprocess.TimeoutExpired:
+        return False, "a test that did not end", ""
+    printed = done.stdout[-2000:] + done.stderr[-2000:]
+    if done.returncode == 0:
+        return True, None, printed
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.M)
+    if failed:
+        return False, failed[1], printed
+    if done.returncode < 0:
+        return False, f"a crash of the process, signal {-done.returncode}", printed
+    raise RuntimeError(f"the tests could not be run:\n{printed}")
+
+
+def try_mutant(mutant, origin, more):
+    "Make the mutant, run the tests, and say which one killed it (None if it lives) and after how many seconds."
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = os.path.realpath(folder)
+        copy_package(origin, folder)
+        path = Path(folder) / "quant101" / f"{mutant['module']}.py"
+        source = path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"])
+        compile(source, mutant["name"], "exec")  # a mutant has to be a program
+        path.write_text(source, encoding="utf8")
+        passed, killer, _ = run_tests(folder, mutant["module"], more)
+    return None if passed else killer, time.perf_counter() - start
+
+
+def unchanged_passes(origin, modules, more):
+    "The tests must pass on an unchanged copy, or a kill would mean nothing."
+    passed, killer, printed = run_tests(origin, sorted(modules)[0], more)
+    if not passed:
+        print(f"the tests fail on the unchanged package: {killer}\n{printed}")
+    return passed
+
+
+def try_all(chosen, processes, more):
+    "Try every mutant on a copy made now, so that an edit in the meantime does no harm. Returns the survivors."
+    alive = []
+    with tempfile.TemporaryDirectory() as origin, ThreadPoolExecutor(processes) as pool:
+        origin = os.path.realpath(origin)
+        copy_package(ROOT, origin)
+        if not unchanged_passes(origin, {m["module"] for m in chosen}, more):
+            sys.exit(1)
+        for mutant, (killer, seconds) in zip(chosen, pool.map(lambda m: try_mutant(m, origin, more), chosen)):
+            report(mutant, killer, seconds)
+            if killer is None:
+                alive.append(mutant["name"])
+    return alive
+
+
+def report(mutant, killer, seconds):
+    bug = f"  [{mutant['bug']}]" if "bug" in mutant else ""
+    verdict = f"killed by {killer}" if killer else "SURVIVED"
+    print(f"{mutant['module']:12} {mutant['name']}{bug}\n{'':12} {verdict} in {seconds:.0f} s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only mutants with one of these in their name or module")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--deselect", action="append", default=[], metavar="TEST", help="leave out a test")
+    args = parser.parse_args()
+    more = [f"--deselect={test}" for test in args.deselect]
+    chosen = [m for m in mutants() if not args.words or any(w in f"{m['module']} {m['name']}" for w in args.words)]
+    faults = [(m, why) for m in chosen if (why := fault(m))]
+    for mutant, why in faults:
+        print(f"{mutant['module']:12} {mutant['name']}: {why}")
+    if args.list or faults:
+        print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs, {len(faults)} without their text")
+        sys.exit(bool(faults))
+    alive = try_all(chosen, args.processes, more)
+    print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs: {len(chosen) - len(alive)} killed, {len(alive)} survived")
+    for name in alive:
+        print("SURVIVED:", name)
+    sys.exit(bool(alive))
+
+
+if __name__ == "__main__":
+    main()
