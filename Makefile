@@ -13,6 +13,62 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
+.PHONY: book test oracles serve lab export clean constraints prove mutants bounds fuzz bench
 
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ENV)
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
+	@touch $@
 
-.PHONY: book test oracles serve lab export clean constraints prove mutants fuzz bench
+book: $(READY)
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@$(BIN)/python -c "import pathlib; print('The book:', pathlib.Path('$(BOOK)').resolve().as_uri())"
+
+test: book
+	$(BIN)/python -m pytest
+
+# The tests, with the encoder of the samples and the large libraries that the atlas is compared with.
+oracles:
+	$(MAKE) test EXTRAS=test,model,oracles
+
+serve: book
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs
+
+export: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+clean:
+	rm -rf _build build dist quant101.egg-info .pytest_cache .hypothesis
+
+# Pins every build and test dependency at what resolves today.
+constraints: pyproject.toml
+	$(PYTHON) tools/renew_constraints.py
+
+# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json. Half an hour.
+prove:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python tools/prove.py
+
+# Puts known bugs into copies of the package and reports which test kills each. Half an hour.
+mutants:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python tools/mutants.py
+
+# The tests of the chapters once more, with Numba's check of every index.
+bounds: $(READY)
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest --ignore tests/test_house.py --ignore tests/test_book.py
+
+# Calls every public function with random and with garbage arguments.
+CASES ?= 100000
+fuzz: $(READY)
+	$(BIN)/python tools/fuzz.py --cases $(CASES)
+
+# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Ten minutes.
+bench:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"
