@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test oracles serve lab export clean constraints prove mutants bounds fuzz
+.PHONY: book test oracles serve lab export clean constraints prove mutants bounds fuzz bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -67,3 +67,8 @@ bounds: $(READY)
 CASES ?= 100000
 fuzz: $(READY)
 	$(BIN)/python tools/fuzz.py --cases $(CASES)
+
+# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Ten minutes.
+bench:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"

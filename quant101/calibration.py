@@ -180,7 +180,7 @@ class HistogramCalibrator(Calibrator):
     def _join(self, other):
         self.histogram.merge(other.histogram)
 
-# %% ../nbs/04_calibration.ipynb #fde42e84
+# %% ../nbs/04_calibration.ipynb #7559d213
 class Percentile(HistogramCalibrator):
     "Give up what lies below one percentile and above another. Raises ValueError unless 0 <= lower < upper <= 100."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
@@ -190,8 +190,9 @@ class Percentile(HistogramCalibrator):
         super().__init__(bins, lower=lower, upper=upper, bins=bins)
 
     def _answer(self):
-        h, ranks = self.histogram, [_rank(p, self.count) for p in self.percents]
-        first, last = (np.searchsorted(np.cumsum(h.counts), ranks) - h.counts.size // 2).tolist()
+        h, cumulative = self.histogram, np.cumsum(self.histogram.counts)
+        ranks = [_rank(p, self.count) for p in self.percents]
+        first, last = (np.searchsorted(cumulative, ranks) - h.counts.size // 2).tolist()
         return max(h.lo, first * h.width), min(h.hi, (last + 1) * h.width)
 
     def error_bound(self) -> float:

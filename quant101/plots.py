@@ -9,7 +9,8 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_bits', 'plot_num
            'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels', 'plot_column_peaks', 'plot_threshold',
            'plot_split_or_clip', 'plot_distributions', 'plot_two_errors', 'plot_doubling', 'plot_divergence',
            'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms',
-           'plot_gain', 'plot_sample_columns', 'plot_sample_values', 'plot_near_tie', 'plot_atlas']
+           'plot_gain', 'plot_sample_columns', 'plot_sample_values', 'plot_near_tie', 'plot_atlas', 'plot_lane',
+           'plot_tile', 'plot_speeds', 'plot_heights', 'plot_roofline', 'plot_race', 'plot_races']
 
 # %% ../nbs/00_plots.ipynb #b1a1243c
 import sys
@@ -754,3 +755,152 @@ def plot_atlas(
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
     return ax
+
+# %% ../nbs/00_plots.ipynb #df2a0f12
+def _draw_box(ax: plt.Axes, x: float, y: float, text: str, color: str, width: float = 1.0) -> None:
+    "Draw a box with a number in it."
+    ax.add_patch(plt.Rectangle((x, y), width, 0.8, facecolor=color, alpha=0.2))
+    ax.add_patch(plt.Rectangle((x, y), width, 0.8, fill=False, edgecolor=color))
+    ax.text(x + width / 2, y + 0.4, text, ha="center", va="center")
+
+# %% ../nbs/00_plots.ipynb #19b5338d
+def plot_lane(
+    a,  # four unsigned bytes
+    w,  # four signed bytes
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw one lane of a dot product instruction: products of bytes that join a 32-bit sum."
+    ax = new_ax(ax, 2.2)
+    products = [int(i) * int(k) for i, k in zip(a, w)]
+    rows = ((2, a, "original", "activations, unsigned"), (1, w, "quantized", "weights, signed"), (0, products, "guide", "products"))
+    for y, numbers, color, label in rows:
+        ax.text(-0.2, y + 0.4, label, ha="right", va="center", color=COLORS[color])
+        for k, number in enumerate(numbers):
+            _draw_box(ax, 1.1 * k, y, f"{int(number)}", COLORS[color])
+    ax.annotate("", (5.6, 0.4), (4.4, 0.4), arrowprops={"arrowstyle": "->", "color": COLORS["guide"]})
+    _draw_box(ax, 5.7, 0, f"sum {sum(products):+d}".replace("+", "+ ").replace("-", "− "), COLORS["guide"], 2.2)
+    ax.set(xlim=(-2.9, 8.2), ylim=(-0.2, 3))
+    ax.axis("off")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #7433267e
+def _draw_matrix(ax: plt.Axes, x: float, size: tuple, title: str, parts: list) -> None:
+    "Draw a matrix as a rectangle (width, height) that hangs from y = 0, with marked parts (x, y, width, height, color, alpha)."
+    width, height = size
+    ax.add_patch(plt.Rectangle((x, -height), width, height, fill=False, edgecolor=COLORS["guide"]))
+    for left, top, wide, high, color, alpha in parts:
+        ax.add_patch(plt.Rectangle((x + left, -top - high), wide, high, facecolor=COLORS[color], alpha=alpha, linewidth=0))
+    ax.text(x + width / 2, 0.25, title, ha="center", va="bottom")
+
+# %% ../nbs/00_plots.ipynb #9060e24d
+def plot_tile(
+    rows: int,  # rows of a tile
+    columns: int,  # outputs of a tile
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw what a tile of the product reads and keeps."
+    ax = new_ax(ax, 3.0)
+    _draw_matrix(ax, 0, (6, 5), "activations", [(0, 2, 6, 0.8, "original", 0.2), (3, 2, 0.35, 0.8, "original", 1)])
+    _draw_matrix(ax, 8, (7, 6), "weights, one column an output", [(2, 0, 2, 6, "quantized", 0.2), (2, 3, 2, 0.35, "quantized", 1)])
+    _draw_matrix(ax, 17, (7, 5), "result", [(2, 2, 2, 0.8, "guide", 0.8)])
+    ax.text(0, -5.3, f"{rows} rows, 4 inputs a step", va="top", color=COLORS["original"])
+    ax.text(8, -6.3, f"a panel of {columns} outputs", va="top", color=COLORS["quantized"])
+    ax.text(17, -5.3, f"{rows} × {columns} sums in registers", va="top", color=COLORS["guide"])
+    for x, sign in ((7, "×"), (16, "=")):
+        ax.text(x, -2.5, sign, ha="center", va="center", fontsize=14)
+    ax.set(xlim=(-0.3, 24.5), ylim=(-7.3, 1.2), aspect="equal")
+    ax.axis("off")
+    return ax
+
+# %% ../nbs/00_plots.ipynb #fee31f95
+def plot_speeds(
+    names,  # what was done
+    speeds,  # billions of operations per second, > 0
+    peak: float,  # the instruction alone, same unit
+    machine: str,  # where it was measured
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw speeds as bars on a logarithmic axis, with the speed of the bare instruction as a limit."
+    ax = new_ax(ax, 0.6 + 0.4 * len(names))
+    bars = ax.barh(range(len(names)), speeds, color=COLORS["quantized"], height=0.6)
+    ax.bar_label(bars, [f"{speed:.3g}" for speed in speeds], padding=4)
+    ax.axvline(peak, linestyle="--", color=COLORS["guide"])
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xscale="log", xlabel=f"Gop/s on one core, {machine} (dashed: the instruction alone)", xlim=(min(speeds) / 3, peak * 8))
+    ax.invert_yaxis()
+    return ax
+
+# %% ../nbs/00_plots.ipynb #db9f3e21
+def plot_heights(
+    heights,  # rows of a tile
+    speeds,  # billions of operations per second
+    peak: float,  # the instruction alone, same unit
+    chosen: int,  # the height that is used
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw the speed of a product over the number of rows of its tile."
+    ax = new_ax(ax)
+    ax.plot(heights, speeds, marker="o", color=COLORS["quantized"])
+    ax.axhline(peak, linestyle="--", color=COLORS["guide"])
+    ax.axvline(chosen, linestyle=":", color=COLORS["guide"])
+    ax.text(chosen, 0, " in use", color=COLORS["guide"], va="bottom")
+    ax.text(heights[0], peak, "the instruction alone", color=COLORS["guide"], va="bottom")
+    ax.set(xlabel="rows of a tile", ylabel="Gop/s on one core", ylim=(0, 1.15 * peak))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #5292984a
+def plot_roofline(
+    intensity,  # operations per byte of each point
+    speeds,  # billions of operations per second of each point
+    labels,  # what each point is
+    bandwidth: float,  # of the memory, billions of bytes per second
+    peak: float,  # of the arithmetic, billions of operations per second
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw speeds under the roof that memory and arithmetic make."
+    ax = new_ax(ax, 3.2)
+    x = np.geomspace(min(intensity) / 2, max(intensity) * 2, 200)
+    ax.plot(x, np.minimum(bandwidth * x, peak), linestyle="--", color=COLORS["guide"])
+    ax.plot(intensity, speeds, marker="o", linestyle="", color=COLORS["quantized"])
+    for i, speed, label in zip(intensity, speeds, labels):
+        ax.annotate(f"{label} rows" if label > 1 else "1 row", (i, speed), (6, -12), textcoords="offset points")
+    corner = peak / bandwidth
+    ax.text(corner / 6, bandwidth * corner / 4.5, "memory", color=COLORS["guide"], ha="right")
+    ax.text(corner * 1.2, peak * 1.1, "instruction", color=COLORS["guide"])
+    ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="Gop/s on one core")
+    ax.set(ylim=(min(speeds) / 3, peak * 2.5))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #836e6d79
+def plot_race(
+    names,  # who took part
+    speeds,  # billions of operations per second: low, median, high of each, shape (n, 3)
+    ours,  # which of them are ours, booleans
+    title: str,  # what was raced
+    limit: float | None = None,  # of the arithmetic, same unit
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    "Draw who reached what in a race: medians as points, quartiles as bars."
+    speeds = np.asarray(speeds, float)
+    ax = new_ax(ax, 0.9 + 0.28 * len(names))
+    for y, (name, (low, median, high), own) in enumerate(zip(names, speeds, ours)):
+        color = COLORS["quantized" if own else "guide"]
+        ax.plot([low, high], [y, y], color=color, linewidth=3, solid_capstyle="butt")
+        ax.plot(median, y, marker="o", color=color)
+        ax.annotate(f"{median:.0f}", (high, y), (6, 0), textcoords="offset points", va="center", color=color)
+    if limit:
+        ax.axvline(limit, linestyle="--", color=COLORS["guide"])
+    ax.set_yticks(range(len(names)), names)
+    ax.set(title=title, xlabel="Gop/s", xlim=(0, 1.15 * max(speeds.max(), limit or 0)), ylim=(len(names) - 0.5, -0.5))
+    return ax
+
+# %% ../nbs/00_plots.ipynb #2e95352a
+def plot_races(
+    races: list,  # arguments of `plot_race` before `ax`, one tuple per race
+) -> np.ndarray:  # the axes, one per race, from the top
+    "Draw several races below each other."
+    figure, axes = plt.subplots(len(races), 1, figsize=(7, 1.9 * len(races)), squeeze=False)
+    for ax, arguments in zip(axes[:, 0], races):
+        plot_race(*arguments, ax=ax)
+        ax.set(xlabel="Gop/s" if ax is axes[-1, 0] else "")
+    return axes[:, 0]

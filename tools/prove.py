@@ -135,8 +135,10 @@ def same(a, b, name):
 
 def floats(first, count, stride):
     "The float32 values with the bit patterns first, first + stride, ..."
-    bits = (np.uint64(first) + np.arange(count, dtype=np.uint64) * np.uint64(stride)) & np.uint64(0xFFFFFFFF)
-    return bits.astype(np.uint32).view(np.float32)
+    bits = np.arange(count, dtype=np.uint32)  # arithmetic of uint32 arrays is modulo 2**32
+    bits *= np.uint32(stride)
+    bits += np.uint32(first % 2**32)
+    return bits.view(np.float32)
 
 
 def edges(name):
