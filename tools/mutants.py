@@ -128,17 +128,19 @@ def main():
     args = parser.parse_args()
     more = [f"--deselect={test}" for test in args.deselect]
     chosen = [m for m in mutants() if not args.words or any(w in f"{m['module']} {m['name']}" for w in args.words)]
-    faults = [(m, why) for m in chosen if (why := fault(m))]
-    for mutant, why in faults:
-        print(f"{mutant['module']:12} {mutant['name']}: {why}")
-    if args.list or faults:
-        print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs, {len(faults)} without their text")
+    faults = {m["name"]: why for m in chosen if (why := fault(m))}
+    for name, why in faults.items():
+        print(f"CANNOT BE MADE: {name}: {why}")
+    bugs = sum("bug" in m for m in chosen)
+    if args.list:
+        print(f"{len(chosen)} mutants, {bugs} of them known bugs, {len(faults)} that cannot be made")
         sys.exit(bool(faults))
-    alive = try_all(chosen, args.processes, more)
-    print(f"{len(chosen)} mutants, {sum('bug' in m for m in chosen)} of them known bugs: {len(chosen) - len(alive)} killed, {len(alive)} survived")
+    alive = try_all([m for m in chosen if m["name"] not in faults], args.processes, more)
     for name in alive:
         print("SURVIVED:", name)
-    sys.exit(bool(alive))
+    print(f"{len(chosen)} mutants, {bugs} of them known bugs: {len(chosen) - len(alive) - len(faults)} killed, {len(alive)} survived, "
+          f"{len(faults)} could not be made")
+    sys.exit(bool(alive or faults))
 
 
 if __name__ == "__main__":
