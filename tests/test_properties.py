@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import tests_exact as judge
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -13,9 +14,10 @@ from quant101.dtypes import FloatFormat, cast, decode, encode
 from quant101.steps import (QParams, cosine_similarity, dequantize, fake_quantize, max_abs_error, mse, normalize, quantize, rescale,
                             round_to_levels, sqnr_db)
 
-settings.register_profile("quant101", max_examples=100, deadline=None, derandomize=True, database=None,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-settings.load_profile("quant101")
+def given(*strategies):
+    "Hypothesis with the same inputs in every run."
+    ways = settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    return lambda test: ways(hypothesis.given(*strategies)(test))
 
 FORMATS = [dtypes.FP16, dtypes.BF16, dtypes.TF32, dtypes.FP32, dtypes.E4M3, dtypes.E5M2, FloatFormat("E2M1", 2, 1, specials="none"),
            FloatFormat("E4M3FNUZ", 4, 3, bias=8, specials="fnuz"), FloatFormat("E5M2FNUZ", 5, 2, bias=16, specials="fnuz")]
@@ -26,18 +28,14 @@ symmetric_rules = st.sampled_from(["half-even", "half-away", "toward-zero"])
 overflows = st.sampled_from(["ieee", "saturate"])
 kinds = st.sampled_from([np.float16, np.float32, np.float64])
 
-
 def numbers(kind, **limits):
     return hnp.from_dtype(np.dtype(kind), **({"allow_nan": False} | limits))
-
 
 def arrays(kind, shape=None, **limits):
     return hnp.arrays(kind, hnp.array_shapes(max_dims=3, max_side=6, min_side=1) if shape is None else shape, elements=numbers(kind, **limits))
 
-
 reals = kinds.flatmap(arrays)
 finite = kinds.flatmap(lambda kind: arrays(kind, allow_infinity=False))
-
 
 @st.composite
 def some_qparams(draw, shape=None):
@@ -57,16 +55,12 @@ def some_qparams(draw, shape=None):
         scale, zero_point = float(scale), int(zero_point)
     return QParams(scale, zero_point, qmin, qmax, axis, group_size)
 
-
 with_qparams = kinds.flatmap(arrays).flatmap(lambda x: st.tuples(st.just(x), some_qparams(x.shape)))
-
 
 def same_bits(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f") and np.array_equal(np.signbit(a), np.signbit(b))
 
-
 # Formats
-
 
 @given(reals, formats, rules, overflows)
 def test_a_number_of_the_format_stays_itself(x, fmt, rule, overflow):
@@ -75,7 +69,6 @@ def test_a_number_of_the_format_stays_itself(x, fmt, rule, overflow):
     for again in judge.RULES:
         assert same_bits(cast(once, fmt, again, overflow), once)
 
-
 @given(formats, rules, overflows, st.data())
 def test_every_code_survives_the_round_trip(fmt, rule, overflow, data):
     codes = np.array(data.draw(st.lists(st.integers(0, 2**fmt.bits - 1), min_size=1)), np.int64)
@@ -83,13 +76,11 @@ def test_every_code_survives_the_round_trip(fmt, rule, overflow, data):
     keep = np.isfinite(values)
     assert np.array_equal(encode(values, fmt, rule, overflow)[keep], codes[keep])
 
-
 @given(reals, formats, rules, overflows)
 def test_rounding_to_a_format_never_changes_the_order(x, fmt, rule, overflow):
     y = cast(np.sort(x.reshape(-1)), fmt, rule, overflow)
     y = y[~np.isnan(y)]  # NaN is what overflows in a format without infinity
     assert (y[1:] >= y[:-1]).all()
-
 
 @given(finite, formats, rules)
 def test_error_of_a_format_is_half_a_step_or_one(x, fmt, rule):
@@ -106,7 +97,6 @@ def test_error_of_a_format_is_half_a_step_or_one(x, fmt, rule):
         assert not (rule == "toward-zero" and (np.abs(y) > np.abs(x)).any())
     assert (np.abs(y)[~inside] == fmt.max).all()
 
-
 @given(reals, formats, symmetric_rules, overflows)
 def test_the_negative_of_a_number_is_stored_as_its_negative(x, fmt, rule, overflow):
     y, z = cast(x, fmt, rule, overflow), cast(-x, fmt, rule, overflow)
@@ -115,14 +105,12 @@ def test_the_negative_of_a_number_is_stored_as_its_negative(x, fmt, rule, overfl
     assert np.array_equal(np.signbit(z)[signed], ~np.signbit(y)[signed])
     assert same_bits(np.abs(cast(-x, fmt, "down", overflow)), np.abs(cast(x, fmt, "up", overflow)))
 
-
 @given(reals, formats, rules, overflows)
 def test_an_array_is_stored_as_its_elements_are(x, fmt, rule, overflow):
     codes = encode(x, fmt, rule, overflow)
     assert codes.dtype == fmt.code_dtype and codes.shape == x.shape
     for place in np.ndindex(x.shape):
         assert encode(x[place], fmt, rule, overflow) == codes[place]
-
 
 @given(hnp.arrays(np.float32, 4, elements=numbers(np.float32, allow_nan=True)), formats)
 def test_nan_is_stored_as_nan_or_refused(x, fmt):
@@ -137,9 +125,7 @@ def test_nan_is_stored_as_nan_or_refused(x, fmt):
             return
         raise AssertionError("NaN was stored in a format that has none")
 
-
 # Scale and zero point
-
 
 @given(with_qparams, rules)
 def test_codes_stay_themselves(pair, rule):
@@ -154,12 +140,10 @@ def test_codes_stay_themselves(pair, rule):
         y = dequantize(q, qparams)
         assert np.array_equal(fake_quantize(y, qparams), y)
 
-
 @given(reals, some_qparams(), rules)
 def test_quantization_never_changes_the_order(x, qparams, rule):
     q = quantize(np.sort(x.reshape(-1)), qparams, rule).astype(np.int64)
     assert (np.diff(q) >= 0).all()
-
 
 @given(with_qparams, rules)
 def test_error_of_quantization_is_half_a_step_or_one_unless_clipped(pair, rule):
@@ -176,7 +160,6 @@ def test_error_of_quantization_is_half_a_step_or_one_unless_clipped(pair, rule):
     direction = {"down": 1, "up": -1}.get(rule, 0)
     assert (direction * (x - y)[inside] >= -scale[inside] * 2.0**-19).all()
 
-
 def steps_of(qparams, shape):
     "The scale of each element."
     if qparams.axis is not None:
@@ -185,13 +168,11 @@ def steps_of(qparams, shape):
         return np.repeat(qparams.scale, qparams.group_size, axis=-1)
     return np.asarray(qparams.scale)
 
-
 @given(reals, st.floats(2.0**-20, 2.0**20, width=32), symmetric_rules)
 def test_a_symmetric_range_treats_both_signs_alike(x, scale, rule):
     qparams = QParams(scale, 0, -127, 127)
     assert np.array_equal(quantize(-x, qparams, rule), -quantize(x, qparams, rule))
     assert np.array_equal(quantize(-x, qparams, "up"), -quantize(x, qparams, "down"))
-
 
 @given(with_qparams, rules)
 def test_an_array_is_quantized_as_its_elements_are(pair, rule):
@@ -201,7 +182,6 @@ def test_an_array_is_quantized_as_its_elements_are(pair, rule):
         one = element(qparams, place, x.shape)
         assert quantize(x[place], one, rule) == q[place]
         assert same_bits(fake_quantize(x[place], one, rule), np.asarray(y[place]))
-
 
 def element(qparams, place, shape):
     "The parameters of the element at `place`."
@@ -213,14 +193,12 @@ def element(qparams, place, shape):
         return qparams
     return QParams(qparams.scale[index], int(qparams.zero_point[index]), qparams.qmin, qparams.qmax)
 
-
 @given(with_qparams, st.integers(0, 2**32))
 def test_stochastic_rounding_takes_a_neighbour_and_repeats_itself(pair, seed):
     x, qparams = pair
     q = quantize(x, qparams, "stochastic", seed)
     assert (q >= quantize(x, qparams, "down")).all() and (q <= quantize(x, qparams, "up")).all()
     assert np.array_equal(q, quantize(x, qparams, "stochastic", np.random.default_rng(seed)))
-
 
 def test_stochastic_rounding_keeps_the_mean():
     "Of 100,000 draws the mean stays within five standard errors of the value."
@@ -229,7 +207,6 @@ def test_stochastic_rounding_keeps_the_mean():
         for drawn in (quantize(x, QParams(1.0), "stochastic", 0), round_to_levels(x, np.arange(-8, 9), "stochastic", 0)):
             deviation = np.sqrt((value - np.floor(value)) * (np.ceil(value) - value) / len(x))
             assert abs(drawn.astype(float).mean() - np.float32(value)) <= 5 * deviation
-
 
 @given(finite.map(lambda x: x.astype(np.float64)), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=6, unique=True).map(sorted), rules)
 def test_levels_stay_levels_in_order_and_near(x, levels, rule):
@@ -241,9 +218,7 @@ def test_levels_stay_levels_in_order_and_near(x, levels, rule):
         distance = np.abs(np.sort(x, axis=None)[:, None] - levels)
         assert (np.abs(np.sort(x, axis=None) - y) <= distance.min(axis=1)).all()
 
-
 # The parts of the formula and the measures
-
 
 @given(finite)
 def test_normalize_divides_by_the_largest_magnitude(x):
@@ -254,16 +229,13 @@ def test_normalize_divides_by_the_largest_magnitude(x):
     for v, got in zip(x.reshape(-1), y.reshape(-1)):
         assert judge.exact(got) == judge.round_to_float(judge.exact(v) / largest, x.dtype.name)
 
-
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=8), st.lists(st.integers(-300, 300), min_size=1, max_size=4))
 def test_rescale_multiplies_by_the_largest_level(x, levels):
     assume(any(levels))
     assert rescale(x, levels).tolist() == [v * max(map(abs, levels)) for v in x]
     assert rescale(np.array(x, np.float32), -7).dtype == np.float32 and rescale(x, -7).tolist() == [7 * v for v in x]
 
-
 whole_pairs = st.lists(st.tuples(st.integers(-500, 500), st.integers(-500, 500)), min_size=1, max_size=30).map(lambda p: np.array(p).T)
-
 
 @given(whole_pairs)
 def test_measures_are_exact_where_the_sums_are(pair):
@@ -280,7 +252,6 @@ def test_measures_are_exact_where_the_sums_are(pair):
         dot, size = sum(int(a) * int(b) for a, b in zip(x, y)), float(np.sqrt(float(signal) * sum(int(b) ** 2 for b in y)))
         assert abs(cosine_similarity(x, y) - dot / size) < 1e-14 and abs(cosine_similarity(x, 1e300 * y) - dot / size) < 1e-14
         assert -1 <= cosine_similarity(x, y) <= 1
-
 
 @given(with_qparams)
 def test_what_is_read_is_left_as_it_was(pair):
