@@ -366,10 +366,12 @@ def _resample(h: Histogram, variant: str, bins: int) -> tuple[np.ndarray, np.nda
     counts = np.diff(np.rint(below).astype(np.int64))
     return (counts, edges) if signed else (counts[bins:] + counts[bins - 1 :: -1], edges[bins:])
 
-# %% ../nbs/04_calibration.ipynb #7ec21e68
+# %% ../nbs/04_calibration.ipynb #93728fc1
 def _library_bins(x: np.ndarray, variant: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
     "Return counts and edges of the recipe's equal bins as the library makes them, in the type of `x`."
-    reach = np.abs(x).max()
+    reach, limits = np.abs(x).max(), np.finfo(x.dtype)
+    if not bins * limits.tiny <= reach <= limits.max / 2:
+        raise ValueError(f"x must have a largest magnitude that {bins} bins can divide, got {reach}")
     if variant == "onnxruntime":
         return np.histogram(x, bins, range=(-reach, reach))
     if variant == "tensorrt":

@@ -428,8 +428,10 @@ def test_entropy_of_hardly_anything(variant):
         assert calibrator.exact([0.0, -0.0]) == (0.0, 0.0) == Entropy(variant, bins=bins).update([0.0]).range()
         lo, hi = calibrator.update([-1.0, 2.0]).range()
         assert -2 <= lo <= -1 and 1 < hi <= 2
-    with pytest.raises(ValueError, match="x must hold at least one value"):
-        calibrator.exact([])
+    for x in ([], [1e-310, 0.0], [1.7e308, -1.0]):
+        with pytest.raises(ValueError, match="x must h"):
+            calibrator.exact(x)
+    assert calibrator.exact([1e-290])[1] <= 1e-290 and calibrator.exact(np.float32([1e38]))[1] <= 1.0001e38
     with pytest.raises(ValueError, match="x must be finite"):
         calibrator.exact([np.nan])
 
