@@ -103,7 +103,14 @@ def _missing(contestant: Contestant) -> list[str]:
     "Return the modules that a contestant needs and that are not installed."
     return [name for name in contestant.needs if importlib.util.find_spec(name) is None]
 
-# %% ../nbs/92_bench.ipynb #b1754e40
+# %% ../nbs/92_bench.ipynb #1e0d3ec1
+def _stop(process, connection) -> None:
+    "Let a contestant go, by force if it does not go by itself."
+    connection.close()
+    process.join(5)
+    process.kill()
+
+# %% ../nbs/92_bench.ipynb #b1e8392f
 def race(
     contestants: dict[str, Contestant],  # by name
     threads: int = 1,  # how many threads each may use
@@ -111,9 +118,7 @@ def race(
     seconds: float = 0.05,  # how long a turn lasts
 ) -> dict:  # by name: {"first": seconds of the first call, "seconds": one median per round}, or {"absent": why}
     """Time contestants in turn, each in a process of its own, so that they share the machine's moods but not their threads.
-
-    Raises RuntimeError with the message of a contestant that fails, and ValueError for an argument below its least.
-    """
+    Raises RuntimeError with the message of a contestant that fails, and ValueError for an argument below its least."""
     if threads < 1 or rounds < 1 or not seconds > 0:
         raise ValueError(f"threads and rounds must be at least 1 and seconds greater than 0, got {threads}, {rounds}, {seconds}")
     results = {name: {"absent": f"{', '.join(missing)} is not installed"}
@@ -122,16 +127,13 @@ def race(
     try:
         for name, one in running.items():
             results[name] = {"first": _answer(name, *one), "seconds": []}
-        for _ in range(rounds):
-            for name, one in running.items():
-                sleep(0.01)  # threads that spin after their work come to rest
-                one[1].send(seconds)
-                results[name]["seconds"].append(_answer(name, *one))
+        for name, one in list(running.items()) * rounds:
+            sleep(0.01)  # threads that spin after their work come to rest
+            one[1].send(seconds)
+            results[name]["seconds"].append(_answer(name, *one))
     finally:
-        for process, connection in running.values():
-            connection.close()
-            process.join(5)
-            process.kill()
+        for one in running.values():
+            _stop(*one)
     return results
 
 # %% ../nbs/92_bench.ipynb #8e415ae2
@@ -167,15 +169,25 @@ def _checked(call: Callable, a: np.ndarray, w: np.ndarray) -> Callable:
         raise ArithmeticError("the product is wrong")
     return call
 
-# %% ../nbs/92_bench.ipynb #f1c9affa
-def quant101_product(rows: int, inputs: int, outputs: int, dtype: str) -> Callable:
+# %% ../nbs/92_bench.ipynb #369d36af
+def quant101_product(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+    dtype: str,  # "int8" or "uint8", the type of the input
+) -> Callable:
     "Make our int8 product."
     a, w, _ = _data(rows, inputs, outputs)
     a, packed = a.view(dtype), pack_weights(w, 1.0)
     return _checked(lambda: matmul_int8(a, packed), a, w)
 
-# %% ../nbs/92_bench.ipynb #ca62285f
-def ort_session(nodes: list, inputs: list, output: list, constants: dict):
+# %% ../nbs/92_bench.ipynb #430d740d
+def ort_session(
+    nodes: list,  # ONNX nodes
+    inputs: list,  # ONNX values
+    output: list,  # ONNX value
+    constants: dict,  # arrays by name
+):
     "Return an ONNX Runtime session for a graph of one input and one output, with as many threads as this process may use."
     import onnxruntime
     from onnx import helper, numpy_helper
@@ -188,8 +200,12 @@ def ort_session(nodes: list, inputs: list, output: list, constants: dict):
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-# %% ../nbs/92_bench.ipynb #5c95b863
-def ort_product(rows: int, inputs: int, outputs: int) -> Callable:
+# %% ../nbs/92_bench.ipynb #b0fb34aa
+def ort_product(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+) -> Callable:
     "Make ONNX Runtime's MatMulInteger, uint8 times int8, with constant weights."
     from onnx import TensorProto, helper
 
@@ -198,8 +214,12 @@ def ort_product(rows: int, inputs: int, outputs: int) -> Callable:
                           ["y", TensorProto.INT32, [rows, outputs]], {"w": w.T})
     return _checked(lambda: session.run(None, {"a": a})[0], a, w)
 
-# %% ../nbs/92_bench.ipynb #beae3779
-def torch_product(rows: int, inputs: int, outputs: int) -> Callable:
+# %% ../nbs/92_bench.ipynb #bba09e79
+def torch_product(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+) -> Callable:
     "Make PyTorch's _int_mm, int8 times int8."
     import torch
 
@@ -208,8 +228,12 @@ def torch_product(rows: int, inputs: int, outputs: int) -> Callable:
     left, right = torch.from_numpy(a.view(np.int8)), torch.from_numpy(np.ascontiguousarray(w.T))
     return _checked(lambda: torch._int_mm(left, right), a.view(np.int8), w)
 
-# %% ../nbs/92_bench.ipynb #02de03f8
-def numpy_float32(rows: int, inputs: int, outputs: int) -> Callable:
+# %% ../nbs/92_bench.ipynb #16a3d2aa
+def numpy_float32(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+) -> Callable:
     "Make NumPy's float32 product, which is its BLAS library's."
     _, w, x = _data(rows, inputs, outputs)
     w = w.T.astype(np.float32)
@@ -224,15 +248,23 @@ def _close(call: Callable, x: np.ndarray, w: np.ndarray) -> Callable:
         raise ArithmeticError(f"the layer is off by {error:.1%} of its largest output")
     return call
 
-# %% ../nbs/92_bench.ipynb #0d1090df
-def quant101_linear(rows: int, inputs: int, outputs: int) -> Callable:
+# %% ../nbs/92_bench.ipynb #2124db7d
+def quant101_linear(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+) -> Callable:
     "Make our linear layer with dynamic quantization."
     _, w, x = _data(rows, inputs, outputs)
     packed, bias = pack_weights(w, 0.01), np.zeros(outputs, np.float32)
     return _close(lambda: linear_int8(x, packed, bias), x, w)
 
-# %% ../nbs/92_bench.ipynb #43393346
-def ort_linear(rows: int, inputs: int, outputs: int) -> Callable:
+# %% ../nbs/92_bench.ipynb #f91df135
+def ort_linear(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+) -> Callable:
     "Make ONNX Runtime's DynamicQuantizeMatMul, its fused layer, with a scale for every output."
     from onnx import TensorProto, helper
 
@@ -242,8 +274,13 @@ def ort_linear(rows: int, inputs: int, outputs: int) -> Callable:
                           {"w": w.T, "scale": np.full(outputs, 0.01, np.float32), "bias": np.zeros(outputs, np.float32)})
     return _close(lambda: session.run(None, {"x": x})[0], x, w)
 
-# %% ../nbs/92_bench.ipynb #97245824
-def torch_linear(rows: int, inputs: int, outputs: int, engine: str) -> Callable:
+# %% ../nbs/92_bench.ipynb #3f5e12df
+def torch_linear(
+    rows: int,  # rows of the input
+    inputs: int,  # columns of the input
+    outputs: int,  # outputs of the layer
+    engine: str,  # a quantized engine of PyTorch
+) -> Callable:
     "Make PyTorch's dynamically quantized linear layer, with a scale for every output, on one of its engines."
     import warnings
 
@@ -279,8 +316,10 @@ def plain_instruction() -> Callable:
 # %% ../nbs/92_bench.ipynb #836ac420
 SHAPES = ((1024, 1024, 1024), (128, 384, 1536), (128, 1536, 384))
 
-# %% ../nbs/92_bench.ipynb #45d22dfb
-def product_contestants(*shape: int) -> dict[str, Contestant]:
+# %% ../nbs/92_bench.ipynb #af836d9c
+def product_contestants(
+    *shape: int,  # rows, inputs and outputs
+) -> dict[str, Contestant]:
     "Return who multiplies integers of a shape (rows, inputs, outputs)."
     return {"quant101 u8": Contestant(quant101_product, (*shape, "uint8")),
             "onnxruntime MatMulInteger u8": Contestant(ort_product, shape, ("onnxruntime", "onnx")),
@@ -288,8 +327,10 @@ def product_contestants(*shape: int) -> dict[str, Contestant]:
             "torch._int_mm s8": Contestant(torch_product, shape, ("torch",)),
             "numpy float32": Contestant(numpy_float32, shape)}
 
-# %% ../nbs/92_bench.ipynb #c77d908c
-def linear_contestants(*shape: int) -> dict[str, Contestant]:
+# %% ../nbs/92_bench.ipynb #23da6767
+def linear_contestants(
+    *shape: int,  # rows, inputs and outputs
+) -> dict[str, Contestant]:
     "Return who computes a whole linear layer of a shape (rows, inputs, outputs)."
     return {"quant101 linear_int8": Contestant(quant101_linear, shape),
             "onnxruntime DynamicQuantizeMatMul": Contestant(ort_linear, shape, ("onnxruntime", "onnx")),
@@ -328,8 +369,11 @@ def rate(
     "Return how much was done per second."
     return spread(work / np.asarray(seconds))
 
-# %% ../nbs/92_bench.ipynb #4cecf5a2
-def bandwidth(rounds: int = 9, seconds: float = 0.05) -> dict:  # bytes per second, as `spread` says it
+# %% ../nbs/92_bench.ipynb #b6bc16fd
+def bandwidth(
+    rounds: int = 9,  # how often the copy takes its turn
+    seconds: float = 0.05,  # how long a turn lasts
+) -> dict:  # bytes per second, as `spread` says it
     "Measure the streaming bandwidth of one core: the bytes that a plain copy reads and writes."
     return rate(2 * _COPY_BYTES, race({"copy": Contestant(plain_copy)}, 1, rounds, seconds)["copy"]["seconds"])
 
