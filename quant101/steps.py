@@ -356,7 +356,7 @@ def _dequantize_rows(q, scale, zero_point, out):
             for i in range(q.shape[2]):
                 out[o, c, i] = (np.int64(q[o, c, i]) - zero_point[c]) * scale[c]
 
-# %% ../nbs/02_steps.ipynb #a8acddcb
+# %% ../nbs/02_steps.ipynb #57df5c8c
 def dequantize(
     q,  # integer codes of any shape, each in qmin..qmax
     qparams: QParams,  # the parameters they were made with
@@ -368,7 +368,7 @@ def dequantize(
     Source: ONNX operator DequantizeLinear; Jacob et al. 2018, equation 1.
     """
     q = as_real_array(q, "q")
-    if q.dtype.kind not in "iu":
+    if q.size and q.dtype.kind not in "iu":
         raise TypeError(f"q must hold integers, got {q.dtype}")
     scale, zero_point = _channel_values(qparams)
     outside = q[(q < qparams.qmin) | (q > qparams.qmax)]

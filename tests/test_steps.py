@@ -891,3 +891,7 @@ def test_measures_do_not_depend_on_the_layout():
     x, y = np.random.default_rng(3).normal(size=(2, 301, 77))
     for measure in (mse, sqnr_db, cosine_similarity):
         assert measure(x, y) == measure(np.asfortranarray(x), y) == measure(x, np.asfortranarray(y))
+
+
+def test_an_empty_list_comes_back_empty():
+    assert dequantize([], QParams(1.0)).shape == (0,) and quantize([], QParams(1.0)).shape == (0,)
