@@ -76,6 +76,7 @@ def package_files(source):
 
 def read_notebook(app, docname, source):
     path = Path(app.env.doc2path(docname))
+    app.env.note_dependency(str(ROOT / "_toc.yml"))  # the side bar and the next button of every page
     if path.suffix != ".ipynb":
         return
     notebook = json.loads(source[0])
@@ -88,6 +89,11 @@ def read_notebook(app, docname, source):
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
     notebook["cells"] = [c for c in notebook["cells"] if c["cell_type"] != "code" or apply_directives(c)]
     source[0] = json.dumps(notebook)
+
+
+def reread_references(app, env, added, changed, removed):
+    "The list of references shows what is cited anywhere."
+    return {doc for doc in env.found_docs if doc.endswith("_references")} if added | changed | removed else set()
 
 
 def read_settings():
@@ -134,6 +140,7 @@ def copy_assets(app, exception):
 def setup(app):
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
+    app.connect("env-get-outdated", reread_references)
     app.connect("build-finished", copy_assets)
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.add_css_file("book.css")

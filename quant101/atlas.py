@@ -411,7 +411,7 @@ def _reasons(x, scale, zero_point, a, b, dtype) -> list:
     found[found == ""] = f"several rules of {a.name} and {b.name} act together"
     return found.tolist()
 
-# %% ../nbs/06_atlas.ipynb #fceb06d3
+# %% ../nbs/06_atlas.ipynb #93844697
 def explain(
     x,  # real values of any shape, units of scale
     scale,  # step, > 0, units of x: one number, or an array that broadcasts to x
@@ -427,7 +427,7 @@ def explain(
     """
     x = _as_float32(x, "x")
     if dtype is None:
-        low, high = np.min(zero_point), np.max(zero_point)
+        low, high = np.min(as_real_array(zero_point, "zero_point")), np.max(zero_point)
         words = ("int8", "uint8", "int16", "uint16", "int32")
         dtype = next((word for word in words if _CODES[word][0] <= low and high <= _CODES[word][1]), "int32")
     p, q = (quantize_as(x, scale, zero_point, c, dtype).reshape(-1) for c in (a, b))

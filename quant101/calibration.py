@@ -27,9 +27,9 @@ def _finite_values(batch, name: str = "batch") -> np.ndarray:
         raise ValueError(f"{name} must be finite, got {x[index]} at index {index}")
     return np.ascontiguousarray(x).reshape(-1)
 
-# %% ../nbs/04_calibration.ipynb #7440f983
+# %% ../nbs/04_calibration.ipynb #479970af
 def _check_same(calibrator, other) -> None:
-    "Raise TypeError if `other` is another kind of calibrator, ValueError if its settings differ."
+    "Raise TypeError if `other` is of another kind, ValueError if its settings differ."
     if type(other) is not type(calibrator):
         raise TypeError(f"other must be a {type(calibrator).__name__} too, got {type(other).__name__}")
     if other.settings != calibrator.settings:
@@ -130,41 +130,43 @@ def _count_rows(x, inverse_width, counts):
     for i in range(x.size):
         counts[_bin_index(np.float64(x[i]), inverse_width) + counts.size // 2] += 1
 
-# %% ../nbs/04_calibration.ipynb #151d8c57
+# %% ../nbs/04_calibration.ipynb #add2c2f7
 def _coarsen(
     counts: np.ndarray,  # counts of bins, a power of two of them, half on each side of zero
     doublings: int,  # how often the width doubles
 ) -> np.ndarray:  # counts of the wider bins, same shape
     "Add up the counts of neighbouring bins, as many as make one bin of the new width."
+    if not doublings:
+        return counts
     half = counts.size // 2
     sums = counts.reshape(-1, min(2**doublings, half)).sum(axis=1)
     coarse = np.zeros_like(counts)
     coarse[half - sums.size // 2 : half + sums.size // 2] = sums
     return coarse
 
-# %% ../nbs/04_calibration.ipynb #306c33fd
+# %% ../nbs/04_calibration.ipynb #69e10e90
 class Histogram:
     "Counts on bins whose width is a power of two, given by the largest magnitude; half of them on each side of zero."
+    lo, hi, exponent = math.inf, -math.inf, -1000
     width = property(lambda h: math.ldexp(2 / h.counts.size, h.exponent), doc="Width of a bin, units of the data.")
-
     def __init__(self, bins: int = 65536):
         if bins != 1 << _check_number("bins", bins, 4, 2**22, Integral).bit_length() - 1:
             raise ValueError(f"bins must be a power of two, got {bins}")
-        self.counts, self.exponent, self.lo, self.hi = np.zeros(bins, np.int64), -1000, math.inf, -math.inf
+        self.settings, self.counts = {"bins": bins}, np.zeros(bins, np.int64)
 
     def _make_room(self, lo, hi, exponent):
-        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
-        if exponent > self.exponent:
-            self.counts, self.exponent = _coarsen(self.counts, exponent - self.exponent), exponent
+        self.lo, self.hi, grown = min(self.lo, lo), max(self.hi, hi), max(self.exponent, exponent)
+        self.counts, self.exponent = _coarsen(self.counts, grown - self.exponent), grown
 
-    def add(self, x: np.ndarray) -> None:
-        "Count the values of `x`: finite, float32 or float64, shape (n,), n > 0."
-        lo, hi = _extremes(x)
+    def add(self, x) -> None:
+        "Count the values of `x`: real and finite, any shape, at least one."
+        lo, hi = _extremes(x := _finite_values(x, "x"))
         self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
         _count_rows(x, 1 / self.width, self.counts)
 
     def merge(self, other: "Histogram") -> None:
         "Add the counts of `other`, which has as many bins and stays as it is."
+        _check_same(self, other)
         self._make_room(other.lo, other.hi, other.exponent)
         self.counts += _coarsen(other.counts, self.exponent - other.exponent)
 
@@ -180,19 +182,19 @@ class HistogramCalibrator(Calibrator):
     def _join(self, other):
         self.histogram.merge(other.histogram)
 
-# %% ../nbs/04_calibration.ipynb #7559d213
+# %% ../nbs/04_calibration.ipynb #a20d6c6e
 class Percentile(HistogramCalibrator):
     "Give up what lies below one percentile and above another. Raises ValueError unless 0 <= lower < upper <= 100."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
-        lower, upper = self.percents = [_check_number("percentiles", p, 0, 100) for p in (lower, upper)]
+        ends = ("lower", lower), ("upper", upper)
+        lower, upper = self.percents = [_check_number(name, percent, 0, 100) for name, percent in ends]
         if lower >= upper:
             raise ValueError(f"lower must be less than upper, got {lower} and {upper}")
         super().__init__(bins, lower=lower, upper=upper, bins=bins)
 
     def _answer(self):
-        h, cumulative = self.histogram, np.cumsum(self.histogram.counts)
-        ranks = [_rank(p, self.count) for p in self.percents]
-        first, last = (np.searchsorted(cumulative, ranks) - h.counts.size // 2).tolist()
+        h, ranks = self.histogram, [_rank(p, self.count) for p in self.percents]
+        first, last = (np.searchsorted(np.cumsum(h.counts), ranks) - h.counts.size // 2).tolist()
         return max(h.lo, first * h.width), min(h.hi, (last + 1) * h.width)
 
     def error_bound(self) -> float:
@@ -202,8 +204,7 @@ class Percentile(HistogramCalibrator):
 
     def exact(self, x) -> tuple[float, float]:
         "Return the exact percentiles of `x` alone, as order statistics."
-        ordered = np.sort(_finite_values(x, "x"))
-        _extremes(ordered)  # refuses an empty array
+        _extremes(ordered := np.sort(_finite_values(x, "x")))  # refuses an empty array
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
 # %% ../nbs/04_calibration.ipynb #2943ad13
@@ -365,10 +366,12 @@ def _resample(h: Histogram, variant: str, bins: int) -> tuple[np.ndarray, np.nda
     counts = np.diff(np.rint(below).astype(np.int64))
     return (counts, edges) if signed else (counts[bins:] + counts[bins - 1 :: -1], edges[bins:])
 
-# %% ../nbs/04_calibration.ipynb #7ec21e68
+# %% ../nbs/04_calibration.ipynb #93728fc1
 def _library_bins(x: np.ndarray, variant: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
     "Return counts and edges of the recipe's equal bins as the library makes them, in the type of `x`."
-    reach = np.abs(x).max()
+    reach, limits = np.abs(x).max(), np.finfo(x.dtype)
+    if not bins * limits.tiny <= reach <= limits.max / 2:
+        raise ValueError(f"x must have a largest magnitude that {bins} bins can divide, got {reach}")
     if variant == "onnxruntime":
         return np.histogram(x, bins, range=(-reach, reach))
     if variant == "tensorrt":
@@ -440,7 +443,7 @@ class MSE(HistogramCalibrator):
         best = float(thresholds[np.argmin(errors)])
         return 0.0 - best, best
 
-# %% ../nbs/04_calibration.ipynb #91592612
+# %% ../nbs/04_calibration.ipynb #be54ac3c
 _KINDS = {"minmax": MinMax, "moving-average": MovingAverage, "percentile": Percentile, "entropy": Entropy, "mse": MSE}
 
 def calibrate(
@@ -451,6 +454,7 @@ def calibrate(
 
     Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
     """
+    _extremes(x := _finite_values(x, "x"))  # refuses what has no range
     if isinstance(method, Calibrator):
         return type(method)(**method.settings).update(x).range()
     return _KINDS[_check_name("method", method, _KINDS)]().update(x).range()

@@ -6,12 +6,13 @@
 __all__ = ['PackedWeights', 'pack_weights', 'unpack_weights', 'Instruction', 'instruction_set', 'tile_assembly', 'matmul_int8',
            'instruction_alone', 'linear_int8', 'llm_int8_linear']
 
-# %% ../nbs/07_matmul.ipynb #8852b6ff
+# %% ../nbs/07_matmul.ipynb #20751a1b
 import os
 import platform
 import sys
 from collections.abc import Callable
-from ctypes import addressof, c_char
+from contextlib import contextmanager
+from ctypes import CFUNCTYPE, addressof, c_char, c_int64
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -21,7 +22,7 @@ from threading import Lock
 import numba
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, prange, types
+from numba import cfunc, njit, prange, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
@@ -52,7 +53,14 @@ def _aligned(shape: tuple, dtype: np.dtype, spare: int = 0) -> tuple[np.ndarray,
     first = -address % 64
     return np.ndarray(shape, dtype, memory, first), address + first
 
-# %% ../nbs/07_matmul.ipynb #fc28e1f7
+# %% ../nbs/07_matmul.ipynb #b2f7bb84
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    "Return `array` as contiguous float32; what lies beyond its range becomes infinite."
+    if array.dtype == np.float32:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore", under="ignore"):
+        return array.astype(np.float32, order="C")
+
 def _freeze(array: np.ndarray, name: str, shape: tuple, dtype: np.dtype) -> None:
     "Make `array` read-only after a check of what the tiles rely on, because they check nothing."
     if not isinstance(array, np.ndarray):
@@ -93,14 +101,7 @@ class PackedWeights:
     def __reduce__(self):
         return PackedWeights, (self.panels, self.sums, self.scale, self.shape)
 
-# %% ../nbs/07_matmul.ipynb #0d14893a
-def _as_float32(array: np.ndarray) -> np.ndarray:
-    "Return `array` as contiguous float32; what lies beyond its range becomes infinite."
-    if array.dtype == np.float32:
-        return np.ascontiguousarray(array)
-    with np.errstate(over="ignore", under="ignore"):
-        return array.astype(np.float32, order="C")
-
+# %% ../nbs/07_matmul.ipynb #a45631e5
 def _check_weight_scale(scale, outputs: int) -> np.ndarray:
     "Return `scale` as float32, one per output, each finite and greater than 0."
     scale = as_real_array(scale, "scale")
@@ -112,7 +113,6 @@ def _check_weight_scale(scale, outputs: int) -> np.ndarray:
         raise ValueError(f"scale must be finite and greater than 0, got {bad[0]} in float32")
     return scale
 
-# %% ../nbs/07_matmul.ipynb #1377eb50
 def _check_codes(q, name: str, dtypes: tuple, inputs: int | None = None) -> np.ndarray:
     "Return `q` as a matrix of one of `dtypes`, with `inputs` columns if that is given."
     q = as_real_array(q, name)
@@ -123,12 +123,6 @@ def _check_codes(q, name: str, dtypes: tuple, inputs: int | None = None) -> np.n
     if inputs is not None and q.shape[1] != inputs:
         raise ValueError(f"{name} must have as many columns as the packed weights have inputs, {inputs}, got shape {q.shape}")
     return q
-
-def _check_packed(packed) -> PackedWeights:
-    "Return `packed`, which must be PackedWeights."
-    if not isinstance(packed, PackedWeights):
-        raise TypeError(f"packed must be PackedWeights, as pack_weights returns them, got {type(packed).__name__}")
-    return packed
 
 # %% ../nbs/07_matmul.ipynb #cd750886
 def pack_weights(
@@ -150,7 +144,13 @@ def pack_weights(
     packed[...] = wide.reshape(panels, _PANEL, groups, 4).transpose(0, 2, 1, 3)
     return PackedWeights(packed, wide.sum(axis=1, dtype=np.int32), _check_weight_scale(scale, outputs), (outputs, inputs))
 
-# %% ../nbs/07_matmul.ipynb #ed5afeb3
+# %% ../nbs/07_matmul.ipynb #fc720644
+def _check_packed(packed) -> PackedWeights:
+    "Return `packed`, which must be PackedWeights."
+    if not isinstance(packed, PackedWeights):
+        raise TypeError(f"packed must be PackedWeights, as pack_weights returns them, got {type(packed).__name__}")
+    return packed
+
 def unpack_weights(
     packed: PackedWeights,  # weights from `pack_weights`
 ) -> np.ndarray:  # int8, shape (outputs, inputs)
@@ -376,15 +376,17 @@ def _tile_of(instruction: Instruction, scaled: bool):
         return types.void(*[types.int64] * len(_TILE)), generate
     return _tile
 
-# %% ../nbs/07_matmul.ipynb #28ec4255
+# %% ../nbs/07_matmul.ipynb #c937e1aa
+_KERNEL = types.void(types.int64, types.int64, types.int64, types.CPointer(types.int64))
+
 @cache
 def _rows_kernel(instruction: Instruction, scaled: bool):
-    "Return the loop over the tiles of some rows, in addresses and bytes."
+    "Return the loop over the tiles of some rows, compiled to a function that is called by its address."
     tile, height, width = _tile_of(instruction, scaled), instruction.rows, _PANEL
 
-    @njit(nogil=True)
-    def _multiply_rows(first, last, stride, outputs, out, spare, a, b, start, x_scale, w_scale, bias):
-        groups = stride // 4
+    @cfunc(_KERNEL)
+    def _multiply_rows(first, last, spare, job):
+        stride, outputs, out, a, b, start, x_scale, w_scale, bias = job[0], job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8]
         for block in range(first, last, 8 * height):
             for j in range(0, outputs, width):
                 for i in range(block, min(block + 8 * height, last), height):
@@ -392,17 +394,16 @@ def _rows_kernel(instruction: Instruction, scaled: bool):
                     whole = rows == height and columns == width
                     place = out + 4 * (i * outputs + j)
                     to, step = (place, 4 * outputs) if whole else (spare, 4 * width)
-                    tile(a + i * stride, stride, rows, b + j * stride, groups, start + 4 * j, to, step,
+                    tile(a + i * stride, stride, rows, b + j * stride, stride // 4, start + 4 * j, to, step,
                          x_scale + 4 * i, w_scale + 4 * j, bias + 4 * j)
-                    if not whole:
-                        for r in range(rows):
-                            _copy_bytes(place + 4 * outputs * r, spare + 4 * width * r, 4 * columns)
+                    for r in range(0 if whole else rows):
+                        _copy_bytes(place + 4 * outputs * r, spare + 4 * width * r, 4 * columns)
 
     return _multiply_rows
 
-# %% ../nbs/07_matmul.ipynb #6ff00bdc
+# %% ../nbs/07_matmul.ipynb #b2353f80
 _PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
-_INT, _FLOAT = np.dtype(np.int32), np.dtype(np.float32)
+_INT, _FLOAT, _JOB = np.dtype(np.int32), np.dtype(np.float32), c_int64 * 9
 
 def _parts(rows: int, operations: int, height: int) -> int:
     "Return how many threads are worth starting: one for a small product, and one in a process that was forked."
@@ -411,40 +412,49 @@ def _parts(rows: int, operations: int, height: int) -> int:
     return max(1, min(numba.get_num_threads(), rows // height))
 
 @cache
-def _parallel_kernel(instruction: Instruction, scaled: bool):
-    "Return the same loop with the rows shared out among threads; `spare` has one tile for each."
-    _multiply_rows, tile_bytes = _rows_kernel(instruction, scaled), 4 * _PANEL * instruction.rows
+def _entry(kernel) -> Callable:
+    "Return a compiled kernel as a function that Python can call, without holding its lock."
+    return CFUNCTYPE(None, c_int64, c_int64, c_int64, c_int64)(kernel.address)
 
-    @njit(nogil=True, parallel=True)
-    def _multiply_parallel(rows, parts, stride, outputs, out, spare, a, b, start, x_scale, w_scale, bias):
-        for part in prange(parts):
-            first, last = rows * part // parts, rows * (part + 1) // parts
-            _multiply_rows(first, last, stride, outputs, out, spare + part * tile_bytes, a, b, start, x_scale, w_scale, bias)
+# %% ../nbs/07_matmul.ipynb #ed28a9be
+@intrinsic
+def _call_kernel(typingctx, kernel, first, last, spare, job):
+    "Call a function of the type `_KERNEL` at the address `kernel`."
+    def generate(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * 4)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5), generate
 
-    return _multiply_parallel
+@njit(nogil=True, parallel=True)
+def _share_rows(kernel, rows, parts, spare, spare_bytes, job):
+    "Share out rows among threads, each with a spare tile of its own."
+    for part in prange(parts):
+        _call_kernel(kernel, rows * part // parts, rows * (part + 1) // parts, spare + spare_bytes * part, job)
 
-# %% ../nbs/07_matmul.ipynb #c1316e27
-def _run(instruction: Instruction, scaled: bool, parts: int, rows: int, *args) -> None:
+# %% ../nbs/07_matmul.ipynb #02a3bb53
+def _run(kernel, rows: int, parts: int, spare: int, spare_bytes: int, job: int) -> None:
     "Fill the output, with several threads if that is asked for and no other product is using them."
     if parts > 1 and _ONE_AT_A_TIME.acquire(blocking=False):
         try:
-            _parallel_kernel(instruction, scaled)(rows, parts, *args)
+            _share_rows(kernel.address, rows, parts, spare, spare_bytes, job)
         finally:
             _ONE_AT_A_TIME.release()
     else:
-        _rows_kernel(instruction, scaled)(0, rows, *args)
+        _entry(kernel)(0, rows, spare, job)
 
 def _multiply(codes: np.ndarray, packed: PackedWeights, correction: int, instruction: Instruction, scales=()) -> np.ndarray:
     """Multiply rows of bytes, in whole groups of four, by packed weights; the sums begin with `correction * packed.sums`.
 
     Without `scales` the result is int32; with the scales of the rows and the filled bias it is float32.
     """
-    (rows, stride), outputs, height, places = codes.shape, packed.shape[0], instruction.rows, packed._places
-    parts = _parts(rows, 2 * rows * stride * outputs, height)
-    out, address = _aligned((rows, outputs), _FLOAT if scales else _INT, 4 * _PANEL * height * parts)
+    (rows, stride), outputs, places = codes.shape, packed.shape[0], packed._places
+    parts = _parts(rows, 2 * rows * stride * outputs, instruction.rows)
+    spare = 4 * _PANEL * instruction.rows
+    out, address = _aligned((rows, outputs), _FLOAT if scales else _INT, spare * parts)
     x_scale, bias = map(_address, scales) if scales else (0, 0)
-    _run(instruction, bool(scales), parts, rows, stride, outputs, address, address + out.nbytes, _address(codes),
-         places["panels"], places[correction], x_scale, places["scale"], bias)
+    job = _JOB(stride, outputs, address, _address(codes), places["panels"], places[correction], x_scale, places["scale"], bias)
+    _run(_rows_kernel(instruction, bool(scales)), rows, parts, address + out.nbytes, spare, addressof(job))
     return out
 
 # %% ../nbs/07_matmul.ipynb #e328b8a6
@@ -519,43 +529,117 @@ def instruction_alone(
     _chains_kernel(instruction)(steps, memory.ctypes.data)
     return 8 * memory.size * steps
 
-# %% ../nbs/07_matmul.ipynb #4d2fe247
-@njit(error_model="numpy")
-def _row_scale(absmax):
-    "Return the scale of a row from its largest magnitude, as absmax_qparams has it."
-    scale = absmax / np.float32(127)
-    if scale < np.float32(2**-126) and scale * np.float32(127) < absmax:
-        return scale + np.float32(2**-149)
-    return scale if absmax > 0 else np.float32(1)
+# %% ../nbs/07_matmul.ipynb #91f2aee9
+def _larger(builder, a, b):
+    "Return the larger of two signed integers, lane by lane."
+    return builder.select(builder.icmp_signed(">", a, b), a, b)
 
-@njit(nogil=True, error_model="numpy")
-def _quantize_rows(x, patterns, flip, codes, scales):
-    "Write the codes and the scale of every row; return the first row with NaN or infinity, or -1."
-    for i in range(x.shape[0]):
-        most = np.int32(0)
-        for k in range(x.shape[1]):
-            most = max(most, np.int32(patterns[i, k] & np.int32(0x7FFFFFFF)))
-        if most >= np.int32(0x7F800000):
-            return i
-        scale = _row_scale(np.int32(most).view(np.float32))
-        for k in range(x.shape[1]):
-            codes[i, k] = np.int32(np.int32(np.rint(x[i, k] / scale)) ^ flip)
-        scales[i] = scale
-    return -1
+@contextmanager
+def _pieces(builder, first, last, lanes: int):
+    "Emit a loop over the whole pieces of `lanes` values from `first` to `last`; gives the place of the piece."
+    with cgutils.for_range(builder, builder.sdiv(builder.sub(last, first), ir.Constant(_I64, lanes))) as loop:
+        yield builder.add(first, builder.mul(loop.index, ir.Constant(_I64, lanes)))
 
-# %% ../nbs/07_matmul.ipynb #fc2c7586
+def _spans(builder, inputs, lanes: int) -> list:
+    "Return what a row is cut into: (first, last, lanes), most of it in vectors and the rest one by one."
+    rest = builder.srem(inputs, ir.Constant(_I64, lanes))
+    middle = builder.sub(inputs, rest)
+    return [(ir.Constant(_I64, 0), middle, lanes), (middle, inputs, 1)]
+
+# %% ../nbs/07_matmul.ipynb #da0bb01a
+def _without_sign(builder, value):
+    "Return the bits of float32 values as int32, the sign cleared: they grow as the magnitudes do."
+    vector = ir.VectorType(_I32, value.type.count)
+    return builder.and_(builder.bitcast(value, vector), ir.Constant(vector, [0x7FFFFFFF] * vector.count))
+
+def _emit_largest(builder, inputs, lanes: int, value_at: Callable):
+    "Emit a loop over a row; return the largest of the integers that `value_at(place, lanes)` gives, at least 0."
+    most = cgutils.alloca_once_value(builder, ir.Constant(_I32, 0))
+    for first, last, width in _spans(builder, inputs, lanes):
+        found = cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(_I32, width), [0] * width))
+        with _pieces(builder, first, last, width) as place:
+            builder.store(_larger(builder, builder.load(found), value_at(place, width)), found)
+        for lane in range(width):
+            one = builder.extract_element(builder.load(found), ir.Constant(_I32, lane))
+            builder.store(_larger(builder, builder.load(most), one), most)
+    return builder.load(most)
+
+# %% ../nbs/07_matmul.ipynb #6412e7e8
+def _emit_row_scale(builder, most):
+    "Emit the scale of a row from the bits of its largest magnitude, as absmax_qparams has it."
+    one, absmax, steps = ir.Constant(_F32, 1.0), builder.bitcast(most, _F32), ir.Constant(_F32, 127.0)
+    scale = builder.fdiv(absmax, steps)
+    subnormal = builder.fcmp_ordered("<", scale, ir.Constant(_F32, 2.0**-126))
+    short = builder.and_(subnormal, builder.fcmp_ordered("<", builder.fmul(scale, steps), absmax))
+    scale = builder.select(short, builder.fadd(scale, ir.Constant(_F32, 2.0**-149)), scale)
+    return builder.select(builder.fcmp_ordered(">", absmax, ir.Constant(_F32, 0.0)), scale, one)
+
+def _emit_codes(builder, quotient, codes, place, signed: bool):
+    "Round, store as bytes, and return the rounded values."
+    lanes, rounded = quotient.type.count, _call(builder, f"llvm.rint.v{quotient.type.count}f32", quotient)
+    whole = builder.fptosi(rounded, ir.VectorType(_I32, lanes))
+    moved = builder.xor(whole, ir.Constant(whole.type, [0 if signed else 128] * lanes))
+    _store(builder, builder.trunc(moved, ir.VectorType(_I8, lanes)), codes, place)
+    return rounded
+
+# %% ../nbs/07_matmul.ipynb #c23d0e04
+_CLOSE = int(np.float32(0.49997).view(np.int32))
+
+def _emit_row(builder, instruction, x, inputs, codes, scale_place):
+    "Emit the quantization of a row: its scale, then codes by the scale's inverse, and again by division if a tie is close."
+    x, codes, scale_place = (builder.inttoptr(address, _I8.as_pointer()) for address in (x, codes, scale_place))
+    lanes, four = instruction.lanes, ir.Constant(_I64, 4)
+
+    def value_at(place, width):
+        return _load(builder, x, builder.mul(place, four), ir.VectorType(_F32, width))
+
+    def distance_at(place, width):
+        quotient = builder.fmul(value_at(place, width), _repeat(builder, inverse, width))
+        return _without_sign(builder, builder.fsub(quotient, _emit_codes(builder, quotient, codes, place, instruction.signed)))
+
+    most = _emit_largest(builder, inputs, lanes, lambda place, width: _without_sign(builder, value_at(place, width)))
+    scale = _emit_row_scale(builder, most)
+    _store(builder, scale, scale_place, ir.Constant(_I64, 0))
+    inverse = builder.fdiv(ir.Constant(_F32, 1.0), scale)
+    with builder.if_then(builder.icmp_signed(">", _emit_largest(builder, inputs, lanes, distance_at), ir.Constant(_I32, _CLOSE))):
+        for first, last, width in _spans(builder, inputs, lanes):
+            with _pieces(builder, first, last, width) as place:
+                quotient = builder.fdiv(value_at(place, width), _repeat(builder, scale, width))
+                _emit_codes(builder, quotient, codes, place, instruction.signed)
+    return most
+
+# %% ../nbs/07_matmul.ipynb #6db005cf
+@cache
+def _quantize_kernel(instruction: Instruction):
+    "Return the loop over rows that writes codes and scales; it returns the first row with NaN or infinity, or -1."
+    @intrinsic
+    def _quantize_row(typingctx, x, inputs, codes, scale):
+        def generate(context, builder, signature, args):
+            return _emit_row(builder, instruction, *args)
+        return types.int32(*[types.int64] * 4), generate
+
+    @njit(nogil=True)
+    def _quantize_rows(x, rows, inputs, codes, stride, scales):
+        for i in range(rows):
+            if _quantize_row(x + 4 * inputs * i, inputs, codes + stride * i, scales + 4 * i) >= 0x7F800000:
+                return i
+        return -1
+
+    return _quantize_rows
+
+# %% ../nbs/07_matmul.ipynb #3e64e35b
 def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
     "Return a float32 array, none of whose values is NaN or infinite."
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite in float32, got {array[~np.isfinite(array)][0]}")
     return array
 
-def _as_bytes_and_scales(x: np.ndarray, flip: int) -> tuple[np.ndarray, np.ndarray]:
+def _as_bytes_and_scales(x: np.ndarray, instruction: Instruction) -> tuple[np.ndarray, np.ndarray]:
     "Quantize every row of `x` with its own scale; return bytes, as `_as_bytes` does, and scales."
     rows, inputs = x.shape
     stride = -(-inputs // 4) * 4
     codes, scales = (np.empty if stride == inputs else np.zeros)((rows, stride), np.uint8), np.empty(rows, np.float32)
-    bad = _quantize_rows(x, x.view(np.int32), np.int32(flip), codes, scales)
+    bad = _quantize_kernel(instruction)(_address(x), rows, inputs, _address(codes), stride, _address(scales))
     if bad >= 0:
         _check_finite(x[bad], "x")
     return codes, scales
@@ -584,13 +668,12 @@ def _check_threshold(threshold) -> np.float32:
     with np.errstate(over="ignore", under="ignore"):
         return np.float32(threshold)
 
-# %% ../nbs/07_matmul.ipynb #3890c7fe
+# %% ../nbs/07_matmul.ipynb #18040fee
 def _linear(x: np.ndarray, packed: PackedWeights, bias: np.ndarray) -> np.ndarray:
     "Quantize the rows of `x`, multiply, scale."
     instruction = _instruction()
-    flip = _flip(True, instruction)
-    codes, x_scale = _as_bytes_and_scales(x, flip)
-    return _multiply(codes, packed, -flip, instruction, (x_scale, _fill(bias, len(packed.panels))))
+    codes, x_scale = _as_bytes_and_scales(x, instruction)
+    return _multiply(codes, packed, -_flip(True, instruction), instruction, (x_scale, _fill(bias, len(packed.panels))))
 
 def linear_int8(
     x,  # activations, real, finite, shape (rows, inputs); taken as float32

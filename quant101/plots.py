@@ -763,11 +763,11 @@ def _draw_box(ax: plt.Axes, x: float, y: float, text: str, color: str, width: fl
     ax.add_patch(plt.Rectangle((x, y), width, 0.8, fill=False, edgecolor=color))
     ax.text(x + width / 2, y + 0.4, text, ha="center", va="center")
 
-# %% ../nbs/00_plots.ipynb #19b5338d
+# %% ../nbs/00_plots.ipynb #6070daeb
 def plot_lane(
     a,  # four unsigned bytes
     w,  # four signed bytes
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw one lane of a dot product instruction: products of bytes that join a 32-bit sum."
     ax = new_ax(ax, 2.2)
@@ -792,11 +792,11 @@ def _draw_matrix(ax: plt.Axes, x: float, size: tuple, title: str, parts: list) -
         ax.add_patch(plt.Rectangle((x + left, -top - high), wide, high, facecolor=COLORS[color], alpha=alpha, linewidth=0))
     ax.text(x + width / 2, 0.25, title, ha="center", va="bottom")
 
-# %% ../nbs/00_plots.ipynb #9060e24d
+# %% ../nbs/00_plots.ipynb #aa20d6bb
 def plot_tile(
     rows: int,  # rows of a tile
     columns: int,  # outputs of a tile
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw what a tile of the product reads and keeps."
     ax = new_ax(ax, 3.0)
@@ -812,13 +812,13 @@ def plot_tile(
     ax.axis("off")
     return ax
 
-# %% ../nbs/00_plots.ipynb #fee31f95
+# %% ../nbs/00_plots.ipynb #6eeadc05
 def plot_speeds(
     names,  # what was done
     speeds,  # billions of operations per second, > 0
     peak: float,  # the instruction alone, same unit
     machine: str,  # where it was measured
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw speeds as bars on a logarithmic axis, with the speed of the bare instruction as a limit."
     ax = new_ax(ax, 0.6 + 0.4 * len(names))
@@ -830,13 +830,13 @@ def plot_speeds(
     ax.invert_yaxis()
     return ax
 
-# %% ../nbs/00_plots.ipynb #db9f3e21
+# %% ../nbs/00_plots.ipynb #b76cb1be
 def plot_heights(
     heights,  # rows of a tile
     speeds,  # billions of operations per second
     peak: float,  # the instruction alone, same unit
     chosen: int,  # the height that is used
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw the speed of a product over the number of rows of its tile."
     ax = new_ax(ax)
@@ -848,14 +848,14 @@ def plot_heights(
     ax.set(xlabel="rows of a tile", ylabel="Gop/s on one core", ylim=(0, 1.15 * peak))
     return ax
 
-# %% ../nbs/00_plots.ipynb #5292984a
+# %% ../nbs/00_plots.ipynb #819b94f2
 def plot_roofline(
     intensity,  # operations per byte of each point
     speeds,  # billions of operations per second of each point
     labels,  # what each point is
     bandwidth: float,  # of the memory, billions of bytes per second
     peak: float,  # of the arithmetic, billions of operations per second
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw speeds under the roof that memory and arithmetic make."
     ax = new_ax(ax, 3.2)
@@ -871,14 +871,14 @@ def plot_roofline(
     ax.set(ylim=(min(speeds) / 3, peak * 2.5))
     return ax
 
-# %% ../nbs/00_plots.ipynb #836e6d79
+# %% ../nbs/00_plots.ipynb #d517d36b
 def plot_race(
     names,  # who took part
     speeds,  # billions of operations per second: low, median, high of each, shape (n, 3)
     ours,  # which of them are ours, booleans
     title: str,  # what was raced
     limit: float | None = None,  # of the arithmetic, same unit
-    ax: plt.Axes | None = None,
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
     "Draw who reached what in a race: medians as points, quartiles as bars."
     speeds = np.asarray(speeds, float)

@@ -37,7 +37,8 @@ def state(calibrator):
     names = ("count", "settings", "lo", "hi", "ends")
     own = {name: getattr(calibrator, name) for name in names if hasattr(calibrator, name)}
     if hasattr(calibrator, "histogram"):
-        own |= vars(calibrator.histogram) | {"counts": calibrator.histogram.counts.tobytes()}
+        h = calibrator.histogram
+        own |= {"bins": (h.lo, h.hi, h.exponent, h.counts.tobytes())}
     return repr(own)
 
 
@@ -427,8 +428,10 @@ def test_entropy_of_hardly_anything(variant):
         assert calibrator.exact([0.0, -0.0]) == (0.0, 0.0) == Entropy(variant, bins=bins).update([0.0]).range()
         lo, hi = calibrator.update([-1.0, 2.0]).range()
         assert -2 <= lo <= -1 and 1 < hi <= 2
-    with pytest.raises(ValueError, match="x must hold at least one value"):
-        calibrator.exact([])
+    for x in ([], [1e-310, 0.0], [1.7e308, -1.0]):
+        with pytest.raises(ValueError, match="x must h"):
+            calibrator.exact(x)
+    assert calibrator.exact([1e-290])[1] <= 1e-290 and calibrator.exact(np.float32([1e38]))[1] <= 1.0001e38
     with pytest.raises(ValueError, match="x must be finite"):
         calibrator.exact([np.nan])
 
@@ -502,12 +505,24 @@ def test_calibrate_is_what_a_new_calibrator_says():
     assert calibrate(x, Entropy("modelopt", 512, 64)) == Entropy("modelopt", 512, 64).update(x).range()
 
 
+def test_histogram_refuses():
+    h = histogram([1.0, -2.0])
+    before = h.counts.tobytes(), h.lo, h.hi, h.exponent
+    for x, error in (([], ValueError), ([np.nan], ValueError), ([1j], TypeError), (None, TypeError)):
+        with pytest.raises(error, match="^x must"):
+            h.add(x)
+    for other, error in ((Histogram(128), ValueError), (MinMax(), TypeError), (None, TypeError)):
+        with pytest.raises(error, match="^other must"):
+            h.merge(other)
+    assert (h.counts.tobytes(), h.lo, h.hi, h.exponent) == before
+
+
 def test_calibrate_refuses():
     for method in ("median", "MinMax", None, 3, MinMax, []):
         with pytest.raises(ValueError, match="minmax, moving-average, percentile, entropy, mse"):
             calibrate([1.0], method)
     for x, error in (([], ValueError), ([np.nan], ValueError), (None, TypeError), ("x", TypeError)):
-        with pytest.raises(error):
+        with pytest.raises(error, match="^x must"):
             calibrate(x, "minmax")
 
 

@@ -315,15 +315,31 @@ def test_linear_is_its_definition(rows, inputs, outputs, name, size, seed):
     assert np.array_equal(y, plain_linear(x, w, scale)) and np.array_equal(with_bias, plain_linear(x, w, scale, bias))
 
 
-def test_ties_go_to_even_and_the_division_is_a_true_one(path):
+def test_ties_go_to_even(path):
     x = np.concatenate([[127.0], np.arange(-126.5, 127.5)]).astype(np.float32)[None]
     assert np.array_equal(linear_int8(x, pack_weights(np.eye(x.size, dtype=np.int8), 1.0)), np.rint(x))
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((2000, 64)).astype(np.float32)
-    w = np.eye(64, dtype=np.int8)
-    by_inverse = np.rint(x * (1 / (np.abs(x).max(axis=1, keepdims=True) / np.float32(127))))
-    assert np.array_equal(linear_int8(x, pack_weights(w, 1.0)), plain_linear(x, w, 1.0))
-    assert by_inverse.dtype == np.float32
+
+
+def test_codes_next_to_a_tie_are_those_of_the_division(path):
+    "The kernel multiplies by the inverse and divides only where that could matter; here it nearly always could."
+    rng = np.random.default_rng(11)
+    for absmax in (np.float32(1), np.float32(127), *rng.uniform(1e-30, 1e30, 30).astype(np.float32), *rng.uniform(0.5, 2, 60).astype(np.float32)):
+        ties = (np.arange(-127, 127) + 0.5) * (absmax / np.float32(127)).astype(np.float64)
+        near = ties.astype(np.float32)
+        for _ in range(rng.integers(0, 4)):
+            near = np.nextafter(near, np.float32(rng.choice([-1, 1])) * np.float32(np.inf), dtype=np.float32)
+        x = np.concatenate([[absmax], near[np.abs(near) <= absmax]])[None]
+        w = np.eye(x.size, dtype=np.int8)
+        assert np.array_equal(linear_int8(x, pack_weights(w, 1.0)), plain_linear(x, w, 1.0))
+
+
+def test_the_inverse_alone_would_not_do():
+    rng = np.random.default_rng(12)
+    x = rng.standard_normal((4000, 256)).astype(np.float32)
+    scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
+    assert (np.rint(x / scale) != np.rint(x * (np.float32(1) / scale))).any(), "so the kernel has to look for ties"
+    codes, scales = matmul._as_bytes_and_scales(x, matmul._choose("portable"))
+    assert np.array_equal(codes.astype(int) - 128, np.rint(x / scale)) and np.array_equal(scales, scale[:, 0])
 
 
 @pytest.mark.parametrize("dtype", ["f2", ">f4", "f8", ">f8", "i4", "u1"])

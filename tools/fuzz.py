@@ -32,7 +32,7 @@ import numpy as np
 import quant101
 
 PACKAGE = Path(quant101.__file__).parent
-APART = {"plots"}  # draws
+APART = {"plots", "bench", "matmul"}  # draws; starts processes; packs addresses, and has bad input in its own tests
 FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
