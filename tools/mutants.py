@@ -21,8 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tools" / "mutants.toml"
 COPIED = ("quant101", "tests", "tools", "nbs/data", "pyproject.toml")
-NOT_OF_THE_PACKAGE = {"test_house", "test_book", "test_mutants", "test_atlas_report"}  # workshop and pages
-LAST = ("test_proof", "test_properties", "test_fuzz")
+LAST = ["test_proof", "test_properties", "test_fuzz"]
 # The copy must be what is imported, whatever else is installed.
 START = "import sys, pytest, quant101; assert quant101.__file__.startswith(sys.argv[1]), quant101.__file__; sys.exit(pytest.main(sys.argv[2:]))"
 
@@ -41,10 +40,10 @@ def fault(mutant):
 
 
 def test_files(folder, module):
-    "The tests of the package, the module's own first and the slow ones last."
-    names = {p.stem for p in (Path(folder) / "tests").glob("test_*.py")} - NOT_OF_THE_PACKAGE
-    order = [f"test_{module}", *LAST[:2], *sorted(names - {f"test_{module}", *LAST}), LAST[2]]
-    return [f"tests/{name}.py" for name in order if name in names]
+    "The tests of the modules that have mutants, the module's own first and the slow ones last."
+    others = sorted({f"test_{m['module']}" for m in mutants()} - {f"test_{module}"})
+    order = [f"test_{module}", *LAST[:2], *others, LAST[2]]
+    return [f"tests/{name}.py" for name in order if (Path(folder) / "tests" / f"{name}.py").exists()]
 
 
 def copy_package(origin, folder):
