@@ -6,11 +6,15 @@
 __all__ = ['FP32', 'TF32', 'FP16', 'BF16', 'E4M3', 'E5M2', 'FloatFormat', 'decode', 'as_real_array', 'encode', 'cast', 'fields']
 
 # %% ../nbs/01_dtypes.ipynb #8e8543ca
+import os
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import NamedTuple
 
+import numba
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 # %% ../nbs/01_dtypes.ipynb #7da9bea3
 def _as_int(value, name: str, low: float = -np.inf, high: float = np.inf) -> int:
@@ -78,11 +82,16 @@ class _Layout(NamedTuple):
     nan_code: int  # -1 where there is none
     signed_zero: int  # 1 where -0 has a code of its own
 
+# %% ../nbs/01_dtypes.ipynb #e440a52d
+def _check_format(fmt) -> FloatFormat:
+    "Return `fmt`, which must be a format."
+    if not isinstance(fmt, FloatFormat):
+        raise TypeError(f"fmt must be a FloatFormat, got {fmt!r}")
+    return fmt
+
 # %% ../nbs/01_dtypes.ipynb #49235682
 def _layout(f: FloatFormat, overflow: str = "ieee") -> _Layout:
-    "The format `f` as the kernels take it. Raises TypeError for what is no format."
-    if not isinstance(f, FloatFormat):
-        raise TypeError(f"fmt must be a FloatFormat, got {f!r}")
+    "The format `f` as the kernels take it."
     mask, top = 2 ** (f.bits - 1) - 1, f.max_code
     quiet = 1 << f.mantissa_bits - 1  # the mantissa of the usual NaN
     nan = {"ieee": top + 1 + quiet, "fn": top + 1, "fnuz": mask + 1, "none": -1}[f.specials]
@@ -91,21 +100,57 @@ def _layout(f: FloatFormat, overflow: str = "ieee") -> _Layout:
 
 # %% ../nbs/01_dtypes.ipynb #4107056c
 @njit
-def _decode_one(code, f):
-    magnitude = code & f.mask
+def _decode_one(code, f, whole):
+    magnitude = whole(code & f.mask)
     scale = np.int32((254 - f.bias) << 23).view(np.float32)  # 2**(127 - bias)
     value = np.int32(magnitude << (23 - f.mantissa_bits)).view(np.float32) * scale
     if magnitude > f.max_code:
-        value = np.float32(np.inf) if magnitude == f.inf_code < f.nan_code else np.float32(np.nan)
+        value = np.float32(np.inf) if magnitude == f.inf_code and f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
         value = np.float32(np.nan)
     return -value if code > f.mask else value
 
 # %% ../nbs/01_dtypes.ipynb #3d9555c1
-@njit
-def _decode_rows(codes, f, out):
-    for i in range(codes.size):
-        out[i] = _decode_one(np.int64(codes[i]), f)
+@cache
+def _decoder(fmt: FloatFormat):
+    "Return the loop that decodes a format, and the type of its codes."
+    f, whole = _layout(fmt), np.int32 if fmt.bits <= 16 else np.int64
+
+    @njit(nogil=True)
+    def _decode_rows(first, codes, out):
+        for i in range(codes.size):
+            out[i] = _decode_one(whole(codes[i]), f, whole)
+        return 0
+
+    return _decode_rows, fmt.code_dtype
+
+# %% ../nbs/01_dtypes.ipynb #097cf7a8
+@njit(nogil=True, parallel=True)
+def _share(kernel, x, out, args, answers):
+    "Run a kernel in as many threads as there are answers, on equal parts along the first axis."
+    parts, n, m = answers.size, x.shape[0], out.shape[0]
+    for p in prange(parts):
+        first, last = n * p // parts, n * (p + 1) // parts
+        answers[p] = kernel(first, x[first:last], out[m * p // parts : m * (p + 1) // parts], *args)
+
+# %% ../nbs/01_dtypes.ipynb #a109ebf7
+_PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
+
+def _parts(nbytes: int) -> int:
+    "Return how many threads so many bytes are worth."
+    return numba.get_num_threads() if nbytes >= 2**21 and os.getpid() == _PROCESS else 1
+
+def _run(kernel, x: np.ndarray, out: np.ndarray, *args) -> int:
+    "Run `kernel(first, x, out, *args)`, on several cores if that pays, and return its largest answer."
+    parts = min(_parts(x.nbytes + out.nbytes), len(x), len(out))
+    if parts < 2 or not _ONE_AT_A_TIME.acquire(blocking=False):
+        return kernel(0, x, out, *args)
+    try:
+        answers = np.zeros(parts, np.int64)
+        _share(kernel, x, out, args, answers)
+        return int(answers.max())
+    finally:
+        _ONE_AT_A_TIME.release()
 
 # %% ../nbs/01_dtypes.ipynb #d07b2ea0
 def _check_codes(codes, bits: int) -> np.ndarray:
@@ -116,8 +161,7 @@ def _check_codes(codes, bits: int) -> np.ndarray:
         raise ValueError(f"codes must have rows of equal length, got a ragged {type(codes).__name__}") from error
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes must be integers, got dtype {codes.dtype}")
-    info = np.iinfo(codes.dtype)
-    if info.min < 0 or info.max >= 2**bits:
+    if codes.dtype.kind == "i" or 8 * codes.dtype.itemsize > bits:
         for code in (codes.min(initial=0), codes.max(initial=0)):
             _as_int(int(code), "codes", 0, 2**bits - 1)
     return codes
@@ -131,10 +175,10 @@ def decode(
 
     Raises TypeError for codes that are no integers and ValueError for one that has more bits than the format.
     Source: IEEE 754-2019, section 3.4; for E4M3 and E5M2 Micikevicius et al. 2022, table 1."""
-    layout = _layout(fmt)
+    kernel, dtype = _decoder(_check_format(fmt))
     codes = _check_codes(codes, fmt.bits)
     out = np.empty(codes.size, np.float32)
-    _decode_rows(codes.astype(fmt.code_dtype, copy=False).reshape(-1), layout, out)
+    _run(kernel, codes.astype(dtype, copy=False).reshape(-1), out)
     return out.reshape(codes.shape)
 
 # %% ../nbs/01_dtypes.ipynb #ec8772f9
@@ -180,10 +224,65 @@ def _encode_one(bits, source, target, positive, negative):
     return code | (target.mask + 1) if signed else code
 
 # %% ../nbs/01_dtypes.ipynb #5e460ccb
-@njit
-def _encode_rows(bits, source, target, positive, negative, out):
+@njit(nogil=True)
+def _encode_rows(first, bits, out, source, target, positive, negative):
+    largest = np.int64(0)
     for i in range(bits.size):
         out[i] = _encode_one(np.int64(bits[i]), source, target, positive, negative)
+        largest = max(largest, np.int64(bits[i]) & source.mask)
+    return largest
+
+# %% ../nbs/01_dtypes.ipynb #02055478
+class _Narrowing(NamedTuple):
+    "What it takes to round a float32 half to even in a format with fewer bits."
+    shift: int  # bits of the mantissa that go
+    normal: int  # bits of the smallest float32 that is a normal number of the format
+    rebias: int  # the difference of the two biases, in steps of the code
+    adder: np.float32  # the float32 whose step is the smallest subnormal of the format
+    adder_bits: int
+
+def _narrowing(f: _Layout) -> _Narrowing:
+    "What it takes for the format with the layout `f`."
+    adder = np.float32(2.0 ** (24 - f.bias - f.mantissa_bits))
+    return _Narrowing(23 - f.mantissa_bits, (128 - f.bias) << 23, (127 - f.bias) << f.mantissa_bits, adder, int(adder.view(np.int32)))
+
+# %% ../nbs/01_dtypes.ipynb #2fb32f31
+@njit
+def _round_even(magnitude, n):
+    if magnitude < n.normal:
+        return np.int32(np.float32(np.int32(magnitude).view(np.float32) + n.adder).view(np.int32) - n.adder_bits)
+    less_than_half, last_kept = (1 << (n.shift - 1)) - 1, np.int32(np.int32(magnitude >> n.shift) & 1)
+    return np.int32(np.int32(np.int32(magnitude + less_than_half) + last_kept) >> n.shift) - n.rebias
+
+# %% ../nbs/01_dtypes.ipynb #a7c4e7e6
+@njit
+def _encode_float32(bits, n, f):
+    magnitude = np.int32(bits & 0x7FFFFFFF)
+    code = np.int32(_round_even(magnitude, n))
+    if code > f.max_code:
+        code = np.int32(f.inf_code)
+    if magnitude > 0x7F800000:
+        code = np.int32(f.nan_code)
+    if f.signed_zero or code != 0:
+        code |= np.int32((bits >> 31) & (f.mask + 1))
+    return code
+
+# %% ../nbs/01_dtypes.ipynb #1349b745
+@cache
+def _float32_encoder(f: _Layout):
+    "Return the loop that rounds float32 half to even in the format with the layout `f`."
+    n, refuses_nan = _narrowing(f), f.nan_code < 0
+
+    @njit(nogil=True)
+    def _encode_float32_rows(first, bits, out):
+        largest = np.int32(0)
+        for i in range(bits.size):
+            out[i] = _encode_float32(bits[i], n, f)
+            if refuses_nan:
+                largest = max(largest, np.int32(bits[i] & 0x7FFFFFFF))
+        return np.int64(largest)
+
+    return _encode_float32_rows
 
 # %% ../nbs/01_dtypes.ipynb #3211f0b1
 def as_real_array(
@@ -199,7 +298,7 @@ def as_real_array(
         raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
     if x.dtype.kind not in "iu" and x.dtype.char not in "efd":
         raise TypeError(f"{name} must hold integers, float16, float32 or float64, got dtype {x.dtype}")
-    return x.astype(x.dtype.newbyteorder("="), copy=False)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 # %% ../nbs/01_dtypes.ipynb #2d6fafdb
 _FLOAT32, _FLOAT64 = _layout(FP32), _Layout(52, 1023, 2**63 - 1, (2047 << 52) - 1, 2047 << 52, 4095 << 51, 1)
@@ -209,20 +308,34 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
-    return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
+    if x.dtype != np.float32:
+        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+    return (x.reshape(-1).view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.reshape(-1).view(np.int64), _FLOAT64)
 
-# %% ../nbs/01_dtypes.ipynb #4666c0c3
-def _rules(fmt: FloatFormat, rounding: str, overflow: str) -> tuple[_Layout, _Rule, _Rule]:
-    "The target's layout, and the rules for a positive and for a negative number."
+# %% ../nbs/01_dtypes.ipynb #f2fe6b33
+def _check_words(rounding, overflow) -> None:
+    "Raise unless `rounding` and `overflow` are among the words that there are."
     for name, word, words in [("rounding", rounding, _ROUNDING), ("overflow", overflow, ("ieee", "saturate"))]:
         if not isinstance(word, str):
             raise TypeError(f"{name} must be a word, got {word!r}")
         if word not in words:
             raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}")
+
+# %% ../nbs/01_dtypes.ipynb #4666c0c3
+@cache
+def _rules(fmt: FloatFormat, rounding: str, overflow: str) -> tuple[_Layout, _Rule, _Rule]:
+    "The target's layout, and the rules for a positive and for a negative number."
     target = _layout(fmt, overflow)
     ends = [target.max_code if added == _CUT else target.inf_code for added in _ROUNDING[rounding]]  # cutting off stops at max
     return target, *[_Rule(*added, end) for added, end in zip(_ROUNDING[rounding], ends)]
+
+@cache
+def _encoder(fmt: FloatFormat, rounding: str, overflow: str, source: _Layout) -> tuple:
+    "Return the loop that encodes, the arguments that it wants, and the type of the codes."
+    rules = _rules(fmt, rounding, overflow)
+    if source == _FLOAT32 and rounding == "half-even" and fmt.bits <= 16:
+        return _float32_encoder(rules[0]), (), fmt.code_dtype
+    return _encode_rows, (source, *rules), fmt.code_dtype
 
 # %% ../nbs/01_dtypes.ipynb #e60517fc
 def encode(
@@ -235,13 +348,13 @@ def encode(
 
     Raises TypeError for data that are not real numbers, ValueError for an unknown word and for NaN where `fmt` has none.
     Source: IEEE 754-2019, sections 4.3 and 7.4; for E4M3 and E5M2 Micikevicius et al. 2022, section 3."""
-    target, positive, negative = _rules(fmt, rounding, overflow)
-    x = as_real_array(x)
-    if not fmt.has_nan and np.isnan(x).any():
-        raise ValueError(f"x must not hold NaN, for which {fmt.name} has no code, got {np.isnan(x).sum()} of them")
+    _check_words(rounding, overflow)
+    x, fmt = as_real_array(x), _check_format(fmt)
     bits, source = _source_bits(x)
-    out = np.empty(bits.size, fmt.code_dtype)
-    _encode_rows(bits, source, target, positive, negative, out)
+    kernel, args, dtype = _encoder(fmt, rounding, overflow, source)
+    out = np.empty(bits.size, dtype)
+    if _run(kernel, bits, out, *args) > source.inf_code and not fmt.has_nan:
+        raise ValueError(f"x must not hold NaN, for which {fmt.name} has no code, got {np.isnan(x).sum()} of them")
     return out.reshape(x.shape)
 
 # %% ../nbs/01_dtypes.ipynb #417840db
