@@ -10,22 +10,58 @@ __all__ = ['Calibrator', 'MinMax', 'MovingAverage', 'Histogram', 'HistogramCalib
 import math
 from fractions import Fraction
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .dtypes import as_real_array
+from .dtypes import _parts, _run, as_real_array
 
 # %% ../nbs/04_calibration.ipynb #56739f95
-def _finite_values(batch, name: str = "batch") -> np.ndarray:
-    "Return the values in one row, float32 or float64. Raises TypeError for other types, ValueError for NaN or inf."
+@njit
+def _in_order(pattern, mask):
+    return pattern ^ mask if pattern < 0 else pattern
+
+@njit(nogil=True)
+def _extremes_rows(first, patterns, out, mask):
+    least, most = out[0, 0], out[0, 1]
+    for i in range(patterns.size):
+        place = _in_order(patterns[i], mask)
+        least, most = min(least, place), max(most, place)
+    out[0, 0], out[0, 1] = least, most
+    return 0
+
+# %% ../nbs/04_calibration.ipynb #6a0466c1
+def _extremes(x: np.ndarray) -> tuple[float, float]:
+    "Return the least and the largest value of a vector that is not empty, a zero without sign; NaN counts as beyond infinity."
+    patterns, ends = x.view(f"i{x.itemsize}"), np.iinfo(f"i{x.itemsize}")
+    out = np.empty((_parts(x.nbytes), 2), patterns.dtype)  # a row for each thread
+    out[:] = ends.max, ends.min
+    _run(_extremes_rows, patterns, out, patterns.dtype.type(ends.max))
+    places = np.array([out[:, 0].min(), out[:, 1].max()])
+    lo, hi = np.where(places < 0, places ^ ends.max, places).view(x.dtype).tolist()
+    return lo + 0.0, hi + 0.0
+
+# %% ../nbs/04_calibration.ipynb #9a766b2c
+class _Batch(NamedTuple):
+    "Values in one row, float32 or float64, and what the check found out about them."
+    values: np.ndarray
+    lo: float  # the least of them
+    hi: float  # the largest
+
+def _checked(batch, name: str = "batch", empty: bool = False) -> _Batch:
+    """Return the values of `batch` with the least and the largest of them.
+
+    Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, if there is no value."""
     x = as_real_array(batch, name)
-    if x.dtype.char not in "fd":
-        x = x.astype(np.float64)
-    if not np.isfinite(x).all():
+    values = np.ascontiguousarray(x if x.dtype.char in "fd" else x.astype(np.float64)).reshape(-1)
+    if not values.size and not empty:
+        raise ValueError(f"{name} must hold at least one value, got none")
+    lo, hi = _extremes(values) if values.size else (math.inf, -math.inf)
+    if values.size and not (math.isfinite(lo) and math.isfinite(hi)):
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise ValueError(f"{name} must be finite, got {x[index]} at index {index}")
-    return np.ascontiguousarray(x).reshape(-1)
+    return _Batch(values, lo, hi)
 
 # %% ../nbs/04_calibration.ipynb #479970af
 def _check_same(calibrator, other) -> None:
@@ -42,10 +78,10 @@ class Calibrator:
 
     def update(self, batch) -> "Calibrator":
         "Take in `batch`, finite real values of any shape, even none, and return itself. An error changes nothing."
-        x = _finite_values(batch)
-        if x.size:
-            self._add(x)
-            self.count += x.size
+        batch = _checked(batch, empty=True)
+        if batch.values.size:
+            self._add(batch)
+            self.count += batch.values.size
         return self
 
     def merge(self, other: "Calibrator") -> "Calibrator":
@@ -61,21 +97,13 @@ class Calibrator:
             raise ValueError(f"{type(self).__name__} must have seen data before range(), got none")
         return self._answer()
 
-# %% ../nbs/04_calibration.ipynb #65bd364c
-def _extremes(x: np.ndarray) -> tuple[float, float]:
-    "Return the least and the largest value, a zero without sign. Raises ValueError if there is none."
-    if not x.size:
-        raise ValueError("x must hold at least one value, got none")
-    return float(x.min()) + 0.0, float(x.max()) + 0.0
-
 # %% ../nbs/04_calibration.ipynb #be9702ce
 class MinMax(Calibrator):
     "Keep everything, from the least value to the largest."
     lo, hi = math.inf, -math.inf
 
-    def _add(self, x):
-        lo, hi = _extremes(x)
-        self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+    def _add(self, batch):
+        self.lo, self.hi = min(self.lo, batch.lo), max(self.hi, batch.hi)
 
     def _join(self, other):
         self.lo, self.hi = min(self.lo, other.lo), max(self.hi, other.hi)
@@ -102,8 +130,8 @@ class MovingAverage(Calibrator):
     def __init__(self, momentum: float = 0.99):
         self.settings = {"momentum": _check_number("momentum", momentum, 0, 1)}
 
-    def _add(self, x):
-        new, m = _extremes(x), self.settings["momentum"]
+    def _add(self, batch):
+        new, m = (batch.lo, batch.hi), self.settings["momentum"]
         self.ends = tuple(m * a + (1 - m) * b for a, b in zip(self.ends, new)) if self.count else new
 
     def merge(self, other):
@@ -125,10 +153,11 @@ def _bin_index(value, inverse_width):
     return -1 if value < 0.0 and k >= 0 else k
 
 # %% ../nbs/04_calibration.ipynb #bdceda55
-@njit
-def _count_rows(x, inverse_width, counts):
+@njit(nogil=True)
+def _count_rows(first, x, counts, inverse_width):
     for i in range(x.size):
-        counts[_bin_index(np.float64(x[i]), inverse_width) + counts.size // 2] += 1
+        counts[0, _bin_index(np.float64(x[i]), inverse_width) + counts.shape[1] // 2] += 1
+    return 0
 
 # %% ../nbs/04_calibration.ipynb #add2c2f7
 def _coarsen(
@@ -160,9 +189,15 @@ class Histogram:
 
     def add(self, x) -> None:
         "Count the values of `x`: real and finite, any shape, at least one."
-        lo, hi = _extremes(x := _finite_values(x, "x"))
+        self._count(_checked(x, "x"))
+
+    def _count(self, batch):
+        (x, lo, hi), parts = batch, _parts(batch.values.nbytes)
         self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
-        _count_rows(x, 1 / self.width, self.counts)
+        counts = self.counts[None] if parts == 1 else np.zeros((parts, self.counts.size), np.int64)  # a row for each thread
+        _run(_count_rows, x, counts, 1 / self.width)
+        if parts > 1:
+            self.counts += counts.sum(axis=0)
 
     def merge(self, other: "Histogram") -> None:
         "Add the counts of `other`, which has as many bins and stays as it is."
@@ -176,8 +211,8 @@ class HistogramCalibrator(Calibrator):
     def __init__(self, resolution: int = 65536, **settings):
         self.settings, self.histogram = settings, Histogram(resolution)
 
-    def _add(self, x):
-        self.histogram.add(x)
+    def _add(self, batch):
+        self.histogram._count(batch)
 
     def _join(self, other):
         self.histogram.merge(other.histogram)
@@ -204,7 +239,7 @@ class Percentile(HistogramCalibrator):
 
     def exact(self, x) -> tuple[float, float]:
         "Return the exact percentiles of `x` alone, as order statistics."
-        _extremes(ordered := np.sort(_finite_values(x, "x")))  # refuses an empty array
+        ordered = np.sort(_checked(x, "x").values)
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
 # %% ../nbs/04_calibration.ipynb #2943ad13
@@ -401,10 +436,10 @@ class Entropy(HistogramCalibrator):
 
     def exact(self, x) -> tuple[float, float]:
         "Return the range of `x` alone, on bins as the library makes them: for float32 its own answer, to the bit."
-        ends = _extremes(x := _finite_values(x, "x"))
-        if ends == (0.0, 0.0):
-            return ends
-        return entropy_range(*_library_bins(x, *self.recipe), self.recipe[0], self.settings["levels"], *ends)
+        x, lo, hi = _checked(x, "x")
+        if lo == hi == 0:
+            return lo, hi
+        return entropy_range(*_library_bins(x, *self.recipe), self.recipe[0], self.settings["levels"], lo, hi)
 
 # %% ../nbs/04_calibration.ipynb #3ee75937
 @njit
@@ -454,7 +489,7 @@ def calibrate(
 
     Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
     """
-    _extremes(x := _finite_values(x, "x"))  # refuses what has no range
+    x = _checked(x, "x").values  # refuses what has no range
     if isinstance(method, Calibrator):
         return type(method)(**method.settings).update(x).range()
     return _KINDS[_check_name("method", method, _KINDS)]().update(x).range()

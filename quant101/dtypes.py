@@ -236,7 +236,7 @@ def _encode_rows(first, bits, out, source, target, positive, negative):
 class _Narrowing(NamedTuple):
     "What it takes to round a float32 half to even in a format with fewer bits."
     shift: int  # bits of the mantissa that go
-    normal: int  # bits of the smallest float32 that is a normal number of the format
+    normal: int  # bits of the smallest float32 that is a normal number of the format; 0 if both have one bias
     rebias: int  # the difference of the two biases, in steps of the code
     adder: np.float32  # the float32 whose step is the smallest subnormal of the format
     adder_bits: int
@@ -244,7 +244,8 @@ class _Narrowing(NamedTuple):
 def _narrowing(f: _Layout) -> _Narrowing:
     "What it takes for the format with the layout `f`."
     adder = np.float32(2.0 ** (24 - f.bias - f.mantissa_bits))
-    return _Narrowing(23 - f.mantissa_bits, (128 - f.bias) << 23, (127 - f.bias) << f.mantissa_bits, adder, int(adder.view(np.int32)))
+    normal = (128 - f.bias) << 23 if f.bias < 127 else 0  # BF16 is subnormal where float32 is, and the shift the same
+    return _Narrowing(23 - f.mantissa_bits, normal, (127 - f.bias) << f.mantissa_bits, adder, int(adder.view(np.int32)))
 
 # %% ../nbs/01_dtypes.ipynb #2fb32f31
 @njit

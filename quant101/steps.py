@@ -9,12 +9,13 @@ __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'qu
 # %% ../nbs/02_steps.ipynb #b3eafe9c
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from math import prod
 
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, as_real_array
+from .dtypes import _as_int, _run, as_real_array
 
 # %% ../nbs/02_steps.ipynb #310297c9
 def _nonzero_floats(x, name: str) -> np.ndarray:
@@ -148,11 +149,11 @@ def _round_to_levels_rows(x, levels, mode, noise, out):
     return nans
 
 # %% ../nbs/02_steps.ipynb #93035cd8
-def _refuse_nan(x: np.ndarray, count: int) -> None:
-    "Raise ValueError if a kernel counted NaN in `x`, with the place of the first."
-    if count:
+def _refuse_nan(x: np.ndarray, nans: int) -> None:
+    "Raise ValueError if a kernel met NaN in `x`, with the place of the first."
+    if nans:
         first = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
-        raise ValueError(f"x must not hold NaN, got {count} of them, the first at index {first}")
+        raise ValueError(f"x must not hold NaN, got {np.isnan(x).sum()} of them, the first at index {first}")
 
 # %% ../nbs/02_steps.ipynb #5bd32ee0
 def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
@@ -262,10 +263,11 @@ class QParams:
         zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
         vars(self).update({name: int(value) for name, value in vars(self).items() if isinstance(value, np.integer)})
         vars(self).update(scale=float(scale) if type(self.scale) in (int, float) else scale, zero_point=zero_point)
+        object.__setattr__(self, "_kept", {})  # what the kernels take, by type of the data
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
-        return isinstance(other, QParams) and all(map(same, vars(self).values(), vars(other).values()))
+        return isinstance(other, QParams) and all(same(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
 
 # %% ../nbs/02_steps.ipynb #37fcee1d
 def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
@@ -301,7 +303,7 @@ def _quantize_one(x, scale, zero_point, qmin, qmax, mode, u):
     return qmin  # NaN ends here as well; the loop counts it
 
 # %% ../nbs/02_steps.ipynb #e0d83c47
-@njit
+@njit(nogil=True)
 def _quantize_rows(x, scale, zero_point, qmin, qmax, mode, noise, out):
     nans = 0
     for o in range(x.shape[0]):
@@ -312,18 +314,109 @@ def _quantize_rows(x, scale, zero_point, qmin, qmax, mode, noise, out):
                 out[o, c, i] = _quantize_one(x[o, c, i], scale[c], zero_point[c], qmin, qmax, mode, u)
     return nans
 
+# %% ../nbs/02_steps.ipynb #344c3e23
+@njit
+def _saturate(code, qmin, qmax):
+    return min(qmax, max(qmin, code))
+
+@njit(error_model="numpy")  # a scale is never 0, and asking for each value would cost more than the division
+def _quantize_even(x, scale, zero_point, qmin, qmax):
+    return _saturate(np.rint(x / scale) + zero_point, qmin, qmax)
+
+@njit
+def _code32(x, scale, zero_point, qmin, qmax):
+    return np.int32(_quantize_even(x, scale, zero_point, qmin, qmax))
+
+@njit
+def _code64(x, scale, zero_point, qmin, qmax):
+    return np.int64(_quantize_even(x, scale, zero_point, qmin, qmax))
+
+@njit
+def _is_nan(x, qmin, qmax):
+    return np.int32(np.isnan(x))
+
+# %% ../nbs/02_steps.ipynb #333dd7c8
+@cache
+def _one_scale(one, wrong):
+    "Return the loop over a vector with one scale; it answers whether a value was wrong."
+    @njit(nogil=True)
+    def _loop(first, x, out, scale, zero_point, qmin, qmax):
+        bad = np.int32(0)
+        for i in range(x.size):
+            bad = max(bad, wrong(x[i], qmin, qmax))
+            out[i] = one(x[i], scale, zero_point, qmin, qmax)
+        return np.int64(bad)
+
+    return _loop
+
+# %% ../nbs/02_steps.ipynb #fcf48d57
+@cache
+def _scale_per_row(one, wrong):
+    "Return the loop over rows with a scale each."
+    @njit(nogil=True)
+    def _loop(first, x, out, scale, zero_point, qmin, qmax):
+        bad, width, values = np.int32(0), x.shape[1], x.reshape(-1)
+        step = 1 + 4096 // width  # rows that stay in the cache between the check and the formula
+        for start in range(0, x.shape[0], step):
+            piece = values[start * width : (start + step) * width]
+            for i in range(piece.size):
+                bad = max(bad, wrong(piece[i], qmin, qmax))
+            for r in range(start, min(start + step, x.shape[0])):
+                s, z = scale[(first + r) % scale.size], zero_point[(first + r) % scale.size]
+                for i in range(width):
+                    out[r, i] = one(x[r, i], s, z, qmin, qmax)
+        return np.int64(bad)
+
+    return _loop
+
+# %% ../nbs/02_steps.ipynb #eb7b8ba3
+@cache
+def _scale_per_value(one, wrong):
+    "Return the loop over rows whose every value has its own scale, the same in all rows."
+    @njit(nogil=True)
+    def _loop(first, x, out, scale, zero_point, qmin, qmax):
+        bad = np.int32(0)
+        for r in range(x.shape[0]):
+            for i in range(x.shape[1]):
+                bad = max(bad, wrong(x[r, i], qmin, qmax))
+                out[r, i] = one(x[r, i], scale[i], zero_point[i], qmin, qmax)
+        return np.int64(bad)
+
+    return _loop
+
+# %% ../nbs/02_steps.ipynb #2787e950
+def _sweep(one, wrong, blocks: np.ndarray, out: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, qmin, qmax) -> int:
+    "Fill `out` from `blocks`, both of shape (outer, channels, inner); return whether a value was wrong."
+    outer, channels, inner = blocks.shape
+    if not blocks.size:
+        return 0
+    if channels == 1:
+        return _run(_one_scale(one, wrong), blocks.reshape(-1), out.reshape(-1), scale[0], zero_point[0], qmin, qmax)
+    if inner >= 16:
+        kernel, shape = _scale_per_row(one, wrong), (outer * channels, inner)
+    else:
+        kernel, shape = _scale_per_value(one, wrong), (outer, channels * inner)
+        scale, zero_point = np.repeat(scale, inner), np.repeat(zero_point, inner)
+    return _run(kernel, blocks.reshape(shape), out.reshape(shape), scale, zero_point, qmin, qmax)
+
 # %% ../nbs/02_steps.ipynb #aacd33dc
-def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple[np.ndarray, np.ndarray]:
-    "Return scale, in the type of `data / scale` or its own, and zero point (int64), one value per channel."
+def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple:
+    """Return scale, in the type of `data / scale` or its own, and zero point, qmin and qmax, in float32 if that holds
+    every code: the first two as vectors, one value per channel."""
     if not isinstance(qparams, QParams):
         raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
+    if data in qparams._kept:
+        return qparams._kept[data]
     scale = np.asarray(qparams.scale)
     if data is not None:
         weak = qparams.scale if isinstance(qparams.scale, float) else scale.dtype
         with np.errstate(over="ignore", under="ignore"):
             scale = scale.astype(np.result_type(np.result_type(data, weak), np.float32))
         _check_scale(scale)
-    return scale.reshape(-1), np.broadcast_to(qparams.zero_point, scale.shape).astype(np.int64).reshape(-1)
+    work = np.float32 if scale.dtype == np.float32 and qparams.dtype.itemsize <= 2 else np.float64
+    zero_point = np.broadcast_to(qparams.zero_point, scale.shape).astype(work).reshape(-1)
+    qparams._kept[data] = scale.reshape(-1), zero_point, work(qparams.qmin), work(qparams.qmax)
+    return qparams._kept[data]
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
@@ -340,21 +433,38 @@ def quantize(
     Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
     x = as_real_array(x, "x")
-    scale, zero_point = _channel_values(qparams, x.dtype)
+    scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
     blocks = _blocks(x, qparams, scale.dtype)
     mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
     out = np.empty(blocks.shape, qparams.dtype)
-    limits = int(qparams.qmin), int(qparams.qmax)
-    _refuse_nan(x, _quantize_rows(blocks, scale, zero_point, *limits, mode, noise, out))
+    if mode == _HALF_EVEN:
+        one = _code32 if qmin.dtype == np.float32 else _code64
+        nans = _sweep(one, _is_nan, blocks, out, scale, zero_point, qmin, qmax)
+    else:
+        limits = int(qparams.qmin), int(qparams.qmax)
+        nans = _quantize_rows(blocks, scale, zero_point.astype(np.int64), *limits, mode, noise, out)
+    _refuse_nan(x, nans)
     return out.reshape(x.shape)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
 @njit
-def _dequantize_rows(q, scale, zero_point, out):
-    for o in range(q.shape[0]):
-        for c in range(q.shape[1]):
-            for i in range(q.shape[2]):
-                out[o, c, i] = (np.int64(q[o, c, i]) - zero_point[c]) * scale[c]
+def _value32(q, scale, zero_point, qmin, qmax):
+    return (np.float32(q) - zero_point) * scale
+
+@njit
+def _value64(q, scale, zero_point, qmin, qmax):
+    return (np.float64(q) - zero_point) * scale
+
+@njit
+def _is_outside(q, qmin, qmax):
+    return np.int32(q < qmin or q > qmax)
+
+# %% ../nbs/02_steps.ipynb #500c5e58
+def _refuse_outside(q: np.ndarray, qparams: QParams) -> None:
+    "Raise ValueError if one of the codes lies outside qmin..qmax."
+    outside = q[(q < qparams.qmin) | (q > qparams.qmax)]
+    if outside.size:
+        raise ValueError(f"q must lie in qmin..qmax = {qparams.qmin}..{qparams.qmax}, got {outside.flat[0]}")
 
 # %% ../nbs/02_steps.ipynb #57df5c8c
 def dequantize(
@@ -370,14 +480,32 @@ def dequantize(
     q = as_real_array(q, "q")
     if q.size and q.dtype.kind not in "iu":
         raise TypeError(f"q must hold integers, got {q.dtype}")
-    scale, zero_point = _channel_values(qparams)
-    outside = q[(q < qparams.qmin) | (q > qparams.qmax)]
-    if outside.size:
-        raise ValueError(f"q must lie in qmin..qmax = {qparams.qmin}..{qparams.qmax}, got {outside.flat[0]}")
+    scale, zero_point, qmin, qmax = _channel_values(qparams)
+    if q.dtype != qparams.dtype:
+        _refuse_outside(q, qparams)
     blocks = _blocks(q, qparams, qparams.dtype)
     out = np.empty(blocks.shape, scale.dtype)
-    _dequantize_rows(blocks, scale, zero_point, out)
+    if _sweep(_value32 if qmin.dtype == np.float32 else _value64, _is_outside, blocks, out, scale, zero_point, qmin, qmax):
+        _refuse_outside(q, qparams)
     return out.reshape(q.shape)
+
+# %% ../nbs/02_steps.ipynb #4f77c2e9
+@njit
+def _fake_one(x, scale, zero_point, qmin, qmax):
+    return (_quantize_even(x, scale, zero_point, qmin, qmax) - zero_point) * scale
+
+@njit
+def _fake_weak(x, scale, zero_point, qmin, qmax):
+    code = _quantize_even(x, np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax))
+    return (np.float64(code) - zero_point) * scale
+
+# %% ../nbs/02_steps.ipynb #6d87fb3e
+def _fake_kernel(x: np.ndarray, qparams: QParams):
+    "Return the kernel that does both steps at once as the two do them, and the type of what it reads; None if there is none."
+    narrow, weak = qparams.dtype.itemsize <= 2, isinstance(qparams.scale, float)
+    if x.dtype == np.float32 and narrow:
+        return _fake_weak if weak else _fake_one if qparams.scale.dtype == np.float32 else None
+    return _fake_one if x.dtype == np.float64 and (weak or qparams.scale.dtype == np.float64) else None
 
 # %% ../nbs/02_steps.ipynb #ee4dcc27
 def fake_quantize(
@@ -392,9 +520,18 @@ def fake_quantize(
     Source: Jacob et al. 2018, section 3, equation 12.
     """
     x = as_real_array(x, "x")
-    y = dequantize(quantize(x, qparams, rounding, seed), qparams)
-    with np.errstate(over="ignore"):
-        return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
+    scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
+    one = _fake_kernel(x, qparams)
+    if rounding != Rounding.HALF_EVEN or one is None:
+        y = dequantize(quantize(x, qparams, rounding, seed), qparams)
+        with np.errstate(over="ignore"):
+            return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
+    if one is _fake_weak:
+        scale, zero_point, qmin, qmax = _channel_values(qparams)
+    blocks = _blocks(x, qparams, x.dtype)
+    out = np.empty(blocks.shape, x.dtype)
+    _refuse_nan(x, _sweep(one, _is_nan, blocks, out, scale, zero_point, qmin, qmax))
+    return out.reshape(x.shape)
 
 # %% ../nbs/02_steps.ipynb #e9cae319
 def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:

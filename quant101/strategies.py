@@ -12,7 +12,7 @@ from numbers import Real
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, as_real_array
+from .dtypes import _as_int, _parts, _run, as_real_array
 from .steps import QParams, _channel_shapes, _check_place, dequantize, quantize
 
 # %% ../nbs/03_strategies.ipynb #1b7fabfe
@@ -22,26 +22,46 @@ def _larger_magnitude(most, pattern, mask):
     return max(most, pattern & mask)
 
 # %% ../nbs/03_strategies.ipynb #79f4888b
-@njit
-def _absmax_rows(patterns, mask, out):
-    "Write the largest magnitude of each channel of `patterns` (outer, channels, inner) to `out`."
-    outer, channels, inner = patterns.shape
-    for o in range(outer):
-        for c in range(channels):
-            most = out[c]
-            for i in range(inner):
-                most = _larger_magnitude(most, patterns[o, c, i], mask)
-            out[c] = most
+@njit(nogil=True)
+def _absmax_vector(first, patterns, out, mask):
+    most = mask & 0
+    for i in range(patterns.size):
+        most = _larger_magnitude(most, patterns[i], mask)
+    return most
+
+@njit(nogil=True)
+def _absmax_rows(first, patterns, out, mask):
+    for r in range(patterns.shape[0]):
+        out[r] = _absmax_vector(0, patterns[r], out, mask)
+    return 0
+
+@njit(nogil=True)
+def _absmax_columns(first, patterns, out, mask):
+    for r in range(patterns.shape[0]):
+        for i in range(patterns.shape[1]):
+            out[0, i] = _larger_magnitude(out[0, i], patterns[r, i], mask)
+    return 0
 
 # %% ../nbs/03_strategies.ipynb #9ef10381
+def _absmax_patterns(patterns: np.ndarray) -> np.ndarray:
+    "Return the largest magnitude of each channel, as bits, of bits of shape (outer, channels, inner)."
+    (outer, channels, inner), mask = patterns.shape, patterns.dtype.type(np.iinfo(patterns.dtype).max)
+    if channels == 1:
+        return np.array([_run(_absmax_vector, patterns.reshape(-1), patterns.reshape(-1), mask)], patterns.dtype)
+    if inner >= 16:
+        out = np.empty(outer * channels, patterns.dtype)
+        _run(_absmax_rows, patterns.reshape(-1, inner), out, mask)
+        return out.reshape(outer, channels).max(axis=0)
+    out = np.zeros((_parts(patterns.nbytes), channels * inner), patterns.dtype)  # a row for each thread
+    _run(_absmax_columns, patterns.reshape(outer, channels * inner), out, mask)
+    return out.max(axis=0).reshape(channels, inner).max(axis=1)
+
+# %% ../nbs/03_strategies.ipynb #126081de
 def _absmax(
     x: np.ndarray,  # float32 or float64, shape (outer, channels, inner)
 ) -> np.ndarray:  # largest |x| of each channel, x's dtype, shape (channels,)
     "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
-    patterns = np.ascontiguousarray(x).view(f"i{x.itemsize}")
-    out = np.zeros(x.shape[1], patterns.dtype)
-    _absmax_rows(patterns, patterns.dtype.type(np.iinfo(patterns.dtype).max), out)
-    absmax = out.view(x.dtype)
+    absmax = _absmax_patterns(np.ascontiguousarray(x).view(f"i{x.itemsize}")).view(x.dtype)
     bad = absmax[~np.isfinite(absmax)]
     if bad.size:
         raise ValueError(f"x must be finite, so that a range can be found, got {bad[0]}")
