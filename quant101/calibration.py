@@ -24,23 +24,22 @@ def _in_order(pattern, mask):
 
 @njit(nogil=True)
 def _extremes_rows(first, patterns, out, mask):
-    least, most = out[0, 0], out[0, 1]
+    least, most = _in_order(out[0, 0], mask), _in_order(out[0, 1], mask)
     for i in range(patterns.size):
         place = _in_order(patterns[i], mask)
         least, most = min(least, place), max(most, place)
-    out[0, 0], out[0, 1] = least, most
+    out[0, 0], out[0, 1] = _in_order(least, mask), _in_order(most, mask)
     return 0
 
 # %% ../nbs/04_calibration.ipynb #6a0466c1
+_ALL_BUT_SIGN = {4: np.int32(2**31 - 1), 8: np.int64(2**63 - 1)}  # by bytes of a float
+
 def _extremes(x: np.ndarray) -> tuple[float, float]:
-    "Return the least and the largest value of a vector that is not empty, a zero without sign; NaN counts as beyond infinity."
-    patterns, ends = x.view(f"i{x.itemsize}"), np.iinfo(f"i{x.itemsize}")
-    out = np.empty((_parts(x.nbytes), 2), patterns.dtype)  # a row for each thread
-    out[:] = ends.max, ends.min
-    _run(_extremes_rows, patterns, out, patterns.dtype.type(ends.max))
-    places = np.array([out[:, 0].min(), out[:, 1].max()])
-    lo, hi = np.where(places < 0, places ^ ends.max, places).view(x.dtype).tolist()
-    return lo + 0.0, hi + 0.0
+    "Return the least and the largest value of a vector, a zero without sign; one of them is not finite if any value is not."
+    ends = np.array([[np.inf, -np.inf]] * _parts(x.nbytes), x.dtype)  # a row for each thread
+    pattern = f"i{x.itemsize}"
+    _run(_extremes_rows, x.view(pattern), ends.view(pattern), _ALL_BUT_SIGN[x.itemsize])
+    return float(ends[:, 0].min()) + 0.0, float(ends[:, 1].max()) + 0.0
 
 # %% ../nbs/04_calibration.ipynb #9a766b2c
 class _Batch(NamedTuple):

@@ -8,7 +8,7 @@ __all__ = ['FP32', 'TF32', 'FP16', 'BF16', 'E4M3', 'E5M2', 'FloatFormat', 'decod
 # %% ../nbs/01_dtypes.ipynb #8e8543ca
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -225,7 +225,7 @@ def _encode_one(bits, source, target, positive, negative):
 
 # %% ../nbs/01_dtypes.ipynb #5e460ccb
 @njit(nogil=True)
-def _encode_rows(first, bits, out, source, target, positive, negative):
+def _encode_rows(bits, source, target, positive, negative, out):
     largest = np.int64(0)
     for i in range(bits.size):
         out[i] = _encode_one(np.int64(bits[i]), source, target, positive, negative)
@@ -332,11 +332,11 @@ def _rules(fmt: FloatFormat, rounding: str, overflow: str) -> tuple[_Layout, _Ru
 
 @cache
 def _encoder(fmt: FloatFormat, rounding: str, overflow: str, source: _Layout) -> tuple:
-    "Return the loop that encodes, the arguments that it wants, and the type of the codes."
-    rules = _rules(fmt, rounding, overflow)
+    "Return a function of bits and codes that encodes and answers with the largest magnitude, and the type of the codes."
+    target, positive, negative = _rules(fmt, rounding, overflow)
     if source == _FLOAT32 and rounding == "half-even" and fmt.bits <= 16:
-        return _float32_encoder(rules[0]), (), fmt.code_dtype
-    return _encode_rows, (source, *rules), fmt.code_dtype
+        return partial(_run, _float32_encoder(target)), fmt.code_dtype
+    return lambda bits, out: _encode_rows(bits, source, target, positive, negative, out), fmt.code_dtype
 
 # %% ../nbs/01_dtypes.ipynb #e60517fc
 def encode(
@@ -352,9 +352,9 @@ def encode(
     _check_words(rounding, overflow)
     x, fmt = as_real_array(x), _check_format(fmt)
     bits, source = _source_bits(x)
-    kernel, args, dtype = _encoder(fmt, rounding, overflow, source)
+    fill, dtype = _encoder(fmt, rounding, overflow, source)
     out = np.empty(bits.size, dtype)
-    if _run(kernel, bits, out, *args) > source.inf_code and not fmt.has_nan:
+    if fill(bits, out) > source.inf_code and not fmt.has_nan:
         raise ValueError(f"x must not hold NaN, for which {fmt.name} has no code, got {np.isnan(x).sum()} of them")
     return out.reshape(x.shape)
 

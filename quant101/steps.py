@@ -156,11 +156,13 @@ def _refuse_nan(x: np.ndarray, nans: int) -> None:
         raise ValueError(f"x must not hold NaN, got {np.isnan(x).sum()} of them, the first at index {first}")
 
 # %% ../nbs/02_steps.ipynb #5bd32ee0
+_MODES = {word: mode for mode, rule in enumerate(Rounding) for word in (rule, rule.value)}
+
 def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
     "Return the rule's place in `Rounding`, and for stochastic rounding one number of [0, 1) per element."
     if not isinstance(rounding, str):
         raise TypeError(f"rounding must be a Rounding or its word, got {rounding!r}")
-    mode = list(Rounding).index(Rounding(rounding))
+    mode = _MODES[rounding] if rounding in _MODES else _MODES[Rounding(rounding)]
     if mode != _STOCHASTIC:
         return mode, np.empty((0,) * len(shape))
     if seed is None:
@@ -191,15 +193,19 @@ def round_to_levels(
     return out.reshape(x.shape)
 
 # %% ../nbs/02_steps.ipynb #19e359ae
-def _check_codes(qmin, qmax) -> np.dtype:
-    "Return the smallest integer type that holds qmin..qmax."
+@cache
+def _smallest_type(qmin: int, qmax: int) -> np.dtype | None:
+    "Return the smallest integer type that holds qmin..qmax, or None."
+    types = map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4"))
+    return next((t for t in types if np.iinfo(t).min <= qmin and qmax <= np.iinfo(t).max), None)
+
+def _check_codes(qmin, qmax) -> None:
+    "Raise unless qmin..qmax is a range of integers that a type of at most 32 bits holds."
     qmin, qmax = _as_int(qmin, "qmin"), _as_int(qmax, "qmax")
     if qmin >= qmax:
         raise ValueError(f"qmin must be smaller than qmax, got {qmin} and {qmax}")
-    for dtype in map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4")):
-        if np.iinfo(dtype).min <= qmin and qmax <= np.iinfo(dtype).max:
-            return dtype
-    raise ValueError(f"qmin and qmax must fit one integer type of at most 32 bits, got {qmin} and {qmax}")
+    if _smallest_type(qmin, qmax) is None:
+        raise ValueError(f"qmin and qmax must fit one integer type of at most 32 bits, got {qmin} and {qmax}")
 
 # %% ../nbs/02_steps.ipynb #0cc49869
 def _check_place(axis, group_size, shape: tuple | None = None) -> None:
@@ -254,7 +260,7 @@ class QParams:
     qmax: int = 127  # largest code; qmin..qmax must fit an integer type of at most 32 bits
     axis: int | None = None  # every index of this axis has its own scale, shape (x.shape[axis],)
     group_size: int | None = None  # each run of so many values along the last axis has its own scale
-    dtype = property(lambda self: _check_codes(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
+    dtype = property(lambda self: _smallest_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
         _check_codes(self.qmin, self.qmax)

@@ -94,8 +94,9 @@ def _scale_for(
     with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
         scale = absmax / absmax.dtype.type(steps)
         short = (scale < np.finfo(scale.dtype).tiny) & (absmax / scale > steps)
-        scale = np.where(short, np.nextafter(scale, scale.dtype.type(1)), scale)
-    return np.where(absmax > 0, scale, scale.dtype.type(1))
+        scale[short] = np.nextafter(scale[short], scale.dtype.type(1))
+    scale[absmax == 0] = 1
+    return scale
 
 # %% ../nbs/03_strategies.ipynb #ada79850
 def absmax_qparams(
