@@ -177,6 +177,16 @@ def _coarsen(
     coarse[half - sums.size // 2 : half + sums.size // 2] = sums
     return coarse
 
+# %% ../nbs/04_calibration.ipynb #b4e9ed24
+def _add_batch(histogram: "Histogram", batch: _Batch) -> None:
+    "Count the values of a batch; each thread has counts of its own until the end."
+    (x, lo, hi), parts = batch, _parts(batch.values.nbytes)
+    histogram._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else histogram.exponent)
+    counts = histogram.counts[None] if parts == 1 else np.zeros((parts, histogram.counts.size), np.int64)
+    _run(_count_rows, x, counts, 1 / histogram.width)
+    if parts > 1:
+        histogram.counts += counts.sum(axis=0)
+
 # %% ../nbs/04_calibration.ipynb #69e10e90
 class Histogram:
     "Counts on bins whose width is a power of two, given by the largest magnitude; half of them on each side of zero."
@@ -193,15 +203,7 @@ class Histogram:
 
     def add(self, x) -> None:
         "Count the values of `x`: real and finite, any shape, at least one."
-        self._count(_checked(x, "x"))
-
-    def _count(self, batch):
-        (x, lo, hi), parts = batch, _parts(batch.values.nbytes)
-        self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
-        counts = self.counts[None] if parts == 1 else np.zeros((parts, self.counts.size), np.int64)  # a row for each thread
-        _run(_count_rows, x, counts, 1 / self.width)
-        if parts > 1:
-            self.counts += counts.sum(axis=0)
+        _add_batch(self, _checked(x, "x"))
 
     def merge(self, other: "Histogram") -> None:
         "Add the counts of `other`, which has as many bins and stays as it is."
@@ -216,7 +218,7 @@ class HistogramCalibrator(Calibrator):
         self.settings, self.histogram = settings, Histogram(resolution)
 
     def _add(self, batch):
-        self.histogram._count(batch)
+        _add_batch(self.histogram, batch)
 
     def _join(self, other):
         self.histogram.merge(other.histogram)

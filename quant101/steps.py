@@ -9,7 +9,7 @@ __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'qu
 # %% ../nbs/02_steps.ipynb #b3eafe9c
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from math import prod
 
 import numpy as np
@@ -248,6 +248,16 @@ def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> int | n
     zero_point.setflags(write=False)
     return zero_point if zero_point.ndim else int(zero_point)
 
+# %% ../nbs/02_steps.ipynb #288c6233
+def _checked_fields(qparams) -> dict:
+    "Return the fields of a QParams after a check of each: scale as a float or an array, the rest as Python's integers or arrays."
+    _check_codes(qparams.qmin, qparams.qmax)
+    scale = _check_scale(as_real_array(qparams.scale, "scale"))
+    _check_place(qparams.axis, qparams.group_size, scale.shape)
+    zero_point = _check_zero_point(qparams.zero_point, scale.shape, qparams.qmin, qparams.qmax)
+    whole = {name: int(value) for name, value in vars(qparams).items() if isinstance(value, np.integer)}
+    return whole | {"scale": float(scale) if type(qparams.scale) in (int, float) else scale, "zero_point": zero_point}
+
 # %% ../nbs/02_steps.ipynb #c4ada984
 @dataclass(frozen=True, eq=False)
 class QParams:
@@ -263,13 +273,10 @@ class QParams:
     dtype = property(lambda self: _smallest_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
-        _check_codes(self.qmin, self.qmax)
-        scale = _check_scale(as_real_array(self.scale, "scale"))
-        _check_place(self.axis, self.group_size, scale.shape)
-        zero_point = _check_zero_point(self.zero_point, scale.shape, self.qmin, self.qmax)
-        vars(self).update({name: int(value) for name, value in vars(self).items() if isinstance(value, np.integer)})
-        vars(self).update(scale=float(scale) if type(self.scale) in (int, float) else scale, zero_point=zero_point)
-        object.__setattr__(self, "_kept", {})  # what the kernels take, by type of the data
+        vars(self).update(_checked_fields(self), _values_for=cache(partial(_values_for, self)))
+
+    def __reduce__(self):
+        return QParams, tuple(getattr(self, f) for f in self.__match_args__)
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
@@ -406,13 +413,9 @@ def _sweep(one, wrong, blocks: np.ndarray, out: np.ndarray, scale: np.ndarray, z
     return _run(kernel, blocks.reshape(shape), out.reshape(shape), scale, zero_point, qmin, qmax)
 
 # %% ../nbs/02_steps.ipynb #aacd33dc
-def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple:
+def _values_for(qparams: QParams, data: np.dtype | None) -> tuple:
     """Return scale, in the type of `data / scale` or its own, and zero point, qmin and qmax, in float32 if that holds
     every code: the first two as vectors, one value per channel."""
-    if not isinstance(qparams, QParams):
-        raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
-    if data in qparams._kept:
-        return qparams._kept[data]
     scale = np.asarray(qparams.scale)
     if data is not None:
         weak = qparams.scale if isinstance(qparams.scale, float) else scale.dtype
@@ -421,8 +424,13 @@ def _channel_values(qparams: QParams, data: np.dtype | None = None) -> tuple:
         _check_scale(scale)
     work = np.float32 if scale.dtype == np.float32 and qparams.dtype.itemsize <= 2 else np.float64
     zero_point = np.broadcast_to(qparams.zero_point, scale.shape).astype(work).reshape(-1)
-    qparams._kept[data] = scale.reshape(-1), zero_point, work(qparams.qmin), work(qparams.qmax)
-    return qparams._kept[data]
+    return scale.reshape(-1), zero_point, work(qparams.qmin), work(qparams.qmax)
+
+def _channel_values(qparams, data: np.dtype | None = None) -> tuple:
+    "Return what `_values_for` does, which a QParams keeps for the next call."
+    if not isinstance(qparams, QParams):
+        raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
+    return qparams._values_for(data)
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
@@ -444,12 +452,10 @@ def quantize(
     mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
     out = np.empty(blocks.shape, qparams.dtype)
     if mode == _HALF_EVEN:
-        one = _code32 if qmin.dtype == np.float32 else _code64
-        nans = _sweep(one, _is_nan, blocks, out, scale, zero_point, qmin, qmax)
+        nan = _sweep(_code32 if qmin.dtype == np.float32 else _code64, _is_nan, blocks, out, scale, zero_point, qmin, qmax)
     else:
-        limits = int(qparams.qmin), int(qparams.qmax)
-        nans = _quantize_rows(blocks, scale, zero_point.astype(np.int64), *limits, mode, noise, out)
-    _refuse_nan(x, nans)
+        nan = _quantize_rows(blocks, scale, zero_point.astype(np.int64), int(qmin), int(qmax), mode, noise, out)
+    _refuse_nan(x, nan)
     return out.reshape(x.shape)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
@@ -528,7 +534,7 @@ def fake_quantize(
     x = as_real_array(x, "x")
     scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
     one = _fake_kernel(x, qparams)
-    if rounding != Rounding.HALF_EVEN or one is None:
+    if one is None or not (isinstance(rounding, str) and rounding == Rounding.HALF_EVEN):
         y = dequantize(quantize(x, qparams, rounding, seed), qparams)
         with np.errstate(over="ignore"):
             return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
