@@ -27,6 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, sleep
 
+# %% ../nbs/92_bench.ipynb #4691cc32
 import numpy as np
 
 from .calibration import Entropy, MinMax, Percentile
@@ -366,9 +367,9 @@ class _ToCodes(_Task):
         quotient = x.reshape(scale.size, -1).astype(np.float64) / scale.reshape(-1, 1).astype(np.float64)
         return np.clip(np.rint(quotient.astype(np.float32)) + 3, -128, 127).astype(np.int8)
 
-# %% ../nbs/92_bench.ipynb #ab74d66e
+# %% ../nbs/92_bench.ipynb #ae3c34cd
 class _Quantize(_ToCodes):
-    "Who quantizes."
+    "Quantization, by us and by NumPy."
     def quant101(self, x, scale):
         qparams = QParams(scale, 3 if scale.ndim == 0 else np.full(scale.shape, 3), **dict(self.place))
         return lambda: quantize(x, qparams), np.asarray
@@ -377,6 +378,9 @@ class _Quantize(_ToCodes):
         x, scale = x.reshape(scale.size, -1), scale.reshape(-1, 1)
         return lambda: np.clip(np.rint(x / scale) + 3, -128, 127).astype(np.int8), np.asarray
 
+# %% ../nbs/92_bench.ipynb #07244091
+class _QuantizePeers(_Quantize):
+    "Who else quantizes."
     def torch(self, x, scale):
         torch = _torch()
         x, scale = torch.from_numpy(x.reshape(scale.size, -1)), torch.from_numpy(scale.reshape(-1).astype(np.float64))
@@ -620,11 +624,11 @@ def _percentiles(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
     places = np.searchsorted(np.cumsum(counts), np.array([0.01, 0.99]) * counts.sum())
     return edges[places]
 
-# %% ../nbs/92_bench.ipynb #7c0adeea
+# %% ../nbs/92_bench.ipynb #7492f806
 TASKS = {
-    "quantize per tensor": _Quantize(),
-    "quantize per axis": _Quantize((-1, _ROW), (("axis", 0),), (("axis", 0),)),
-    "quantize per group of 32": _Quantize((-1, _ROW // 32, 32), (("group_size", 32),), (("axis", 1), ("block_size", 32))),
+    "quantize per tensor": _QuantizePeers(),
+    "quantize per axis": _QuantizePeers((-1, _ROW), (("axis", 0),), (("axis", 0),)),
+    "quantize per group of 32": _QuantizePeers((-1, _ROW // 32, 32), (("group_size", 32),), (("axis", 1), ("block_size", 32))),
     "dequantize": _DequantizePeers(),
     "fake_quantize": _FakeQuantize(),
     "encode FP16": _EncodePeers(FP16, "float16", ("numpy", "torch", "onnxruntime")),
@@ -1036,16 +1040,17 @@ def _write(results: dict, path) -> None:
     text = re.sub(r'{\s+"median": (\S+),\s+"low": (\S+),\s+"high": (\S+)\s+}', r'{"median": \1, "low": \2, "high": \3}', json.dumps(short, indent=1))
     Path(path).write_text(text + "\n", encoding="utf8")
 
-# %% ../nbs/92_bench.ipynb #e549e6d6
+# %% ../nbs/92_bench.ipynb #a43cc4b3
 def main(
     path: str,  # where the results go, a JSON file
     only=tuple(PARTS),  # which parts to run, keys of `PARTS`; the file keeps the others
-    **settings: dict,  # arguments of a part by its name, such as elements={"rounds": 3}
+    settings=None,  # arguments of the parts, by their name, such as {"elements": {"rounds": 3}}
 ) -> dict:  # what was written
     """Run the races and write what they gave; all of them take some ten minutes.
 
     Raises ValueError for a part that is not known, and for a file whose other parts are another machine's.
     """
+    settings = settings or {}
     if unknown := [name for name in (*only, *settings) if name not in PARTS]:
         raise ValueError(f"only must name parts out of {', '.join(PARTS)}, got {', '.join(unknown)}")
     kept = set(PARTS) - set(only)

@@ -94,7 +94,7 @@ def test_everybody_computes_the_same(tmp_path, monkeypatch):
     "All peers that are installed, on small arrays; each contestant checks its own result before it is timed."
     calls = bench._FIRST_CALLS["matmul.matmul_int8"]
     monkeypatch.setattr(bench, "_FIRST_CALLS", {"matmul.matmul_int8": calls, "nothing": "q.nothing()"})
-    results = bench.main(tmp_path / "bench.json", **SMALL)
+    results = bench.main(tmp_path / "bench.json", settings=SMALL)
     written = json.loads((tmp_path / "bench.json").read_text())
     assert set(written) == {"machine", *bench.PARTS} and len(written["elements"]) == len(bench.TASKS)
     assert {(e["task"], e["threads"]) for e in results["events"]} >= {("product", 1), ("linear", 1)}
@@ -120,7 +120,7 @@ def test_a_part_is_measured_again_by_itself(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="only must name parts .* got nothing"):
         bench.main(path, ["nothing"])
     with pytest.raises(ValueError, match="only must name parts"):
-        bench.main(path, ["entropy"], nothing={})
+        bench.main(path, ["entropy"], {"nothing": {}})
     path.write_text(json.dumps(written | {"machine": {"processor": "another"}}))
     with pytest.raises(ValueError, match="this machine, got those of another"):
         bench.main(path, ["entropy"])
