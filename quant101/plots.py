@@ -953,7 +953,7 @@ def plot_shares(
     figure.supxlabel("share of the limit", fontsize=10)
     return axes[0]
 
-# %% ../nbs/00_plots.ipynb #bf541f54
+# %% ../nbs/00_plots.ipynb #25b99775
 def plot_ratios(
     rows,  # names of the rows
     columns,  # names of the columns
@@ -963,9 +963,9 @@ def plot_ratios(
     "Draw ratios as a table, tinted by how far each lies above or below 1."
     ax, ratios = new_ax(ax, 1.3 + 0.22 * len(rows)), np.asarray(ratios, float)
     shade = LinearSegmentedColormap.from_list("ratio", [COLORS["error"], "white", COLORS["quantized"]])
-    ax.imshow(np.log2(ratios), cmap=shade, vmin=-5, vmax=5, aspect="auto")
+    ax.imshow(np.log2(ratios), cmap=shade, vmin=-8, vmax=8, aspect="auto")
     for (i, j), value in np.ndenumerate(ratios):
-        ax.text(j, i, f"{value:.2f}" if value < 10 else f"{value:.0f}", ha="center", va="center", fontsize=9, color="black")
+        ax.text(j, i, f"{value:.2f}" if value < 9.995 else f"{value:.0f}", ha="center", va="center", fontsize=9, color="black")
     ax.set_xticks(range(len(columns)), [name.replace(", ", "\n") for name in columns])
     ax.set_yticks(range(len(rows)), rows)
     ax.xaxis.tick_top()
