@@ -11,7 +11,7 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_histogram', 'plo
            'plot_doubling', 'plot_divergence', 'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers',
            'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns', 'plot_sample_values',
            'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_speeds', 'plot_heights', 'plot_roofline',
-           'plot_race', 'plot_races']
+           'plot_race', 'plot_races', 'plot_shares', 'plot_ratios']
 
 # %% ../nbs/00_plots.ipynb #b1a1243c
 import sys
@@ -931,3 +931,44 @@ def plot_races(
         plot_race(*arguments, ax=ax)
         ax.set(xlabel="Gop/s" if ax is axes[-1, 0] else "")
     return axes[:, 0]
+
+# %% ../nbs/00_plots.ipynb #44a40398
+def plot_shares(
+    tasks,  # what was done, n names
+    panels: dict,  # title: shares of a limit, the least and the largest of each task, shape (n, 2), > 0
+    target: float = 0.9,  # where a line is drawn
+) -> np.ndarray:  # the axes, one per panel, from the left
+    "Draw for every task which share of its limit it reaches, on a logarithmic axis."
+    figure, axes = plt.subplots(1, len(panels), figsize=(7, 0.9 + 0.22 * len(tasks)), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, shares) in zip(axes[0], panels.items()):
+        low, high = np.asarray(shares, float).T
+        ax.hlines(range(len(tasks)), low, high, color=COLORS["quantized"], linewidth=3, alpha=0.5)
+        ax.plot(low, range(len(tasks)), "o", high, range(len(tasks)), "o", color=COLORS["quantized"], markersize=3.5)
+        ax.axvline(target, linestyle=":", color=COLORS["guide"])
+        ax.grid(axis="y", color=COLORS["guide"], alpha=0.2)
+        ax.set(xscale="log", title=title, ylim=(len(tasks) - 0.5, -0.5))
+        ax.set_yticks(range(len(tasks)), tasks)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.tick_params(axis="y", length=0)
+    figure.supxlabel("share of the limit", fontsize=10)
+    return axes[0]
+
+# %% ../nbs/00_plots.ipynb #25b99775
+def plot_ratios(
+    rows,  # names of the rows
+    columns,  # names of the columns
+    ratios,  # of two speeds, shape (rows, columns), > 0
+    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
+) -> plt.Axes:
+    "Draw ratios as a table, tinted by how far each lies above or below 1."
+    ax, ratios = new_ax(ax, 1.3 + 0.22 * len(rows)), np.asarray(ratios, float)
+    shade = LinearSegmentedColormap.from_list("ratio", [COLORS["error"], "white", COLORS["quantized"]])
+    ax.imshow(np.log2(ratios), cmap=shade, vmin=-8, vmax=8, aspect="auto")
+    for (i, j), value in np.ndenumerate(ratios):
+        ax.text(j, i, f"{value:.2f}" if value < 9.995 else f"{value:.0f}", ha="center", va="center", fontsize=9, color="black")
+    ax.set_xticks(range(len(columns)), [name.replace(", ", "\n") for name in columns])
+    ax.set_yticks(range(len(rows)), rows)
+    ax.xaxis.tick_top()
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
