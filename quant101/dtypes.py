@@ -152,6 +152,19 @@ def _run(kernel, x: np.ndarray, out: np.ndarray, *args) -> int:
     finally:
         _ONE_AT_A_TIME.release()
 
+# %% ../nbs/01_dtypes.ipynb #f431fee2
+def _result(out, shape: tuple, dtype, *read: np.ndarray) -> np.ndarray:
+    "Return `out` if it can take a result and shares no memory with what is read; a new array for None."
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an array or None, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(f"out must be a writable, contiguous {np.dtype(dtype)} array of shape {shape}, got {out.dtype} of shape {out.shape}")
+    if any(np.may_share_memory(out, array) for array in read):
+        raise ValueError("out must not share memory with the other arguments, got an overlapping array")
+    return out
+
 # %% ../nbs/01_dtypes.ipynb #d07b2ea0
 def _check_codes(codes, bits: int) -> np.ndarray:
     "Return `codes` as an integer array; raise TypeError or ValueError unless each fits `bits` bits."
@@ -170,6 +183,7 @@ def _check_codes(codes, bits: int) -> np.ndarray:
 def decode(
     codes,  # integers of any shape, each 0..2**fmt.bits - 1
     fmt: FloatFormat,  # the format that the codes are of
+    out=None,  # where the result goes, contiguous float32 of the shape of `codes`; None: a new array
 ) -> np.ndarray:  # float32, the shape of `codes`
     """Return the numbers that `codes` stand for, exactly.
 
@@ -177,9 +191,9 @@ def decode(
     Source: IEEE 754-2019, section 3.4; for E4M3 and E5M2 Micikevicius et al. 2022, table 1."""
     kernel, dtype = _decoder(_check_format(fmt))
     codes = _check_codes(codes, fmt.bits)
-    out = np.empty(codes.size, np.float32)
-    _run(kernel, codes.astype(dtype, copy=False).reshape(-1), out)
-    return out.reshape(codes.shape)
+    out = _result(out, codes.shape, np.float32, codes)
+    _run(kernel, codes.astype(dtype, copy=False).reshape(-1), out.reshape(-1))
+    return out
 
 # %% ../nbs/01_dtypes.ipynb #ec8772f9
 class _Rule(NamedTuple):
@@ -344,6 +358,7 @@ def encode(
     fmt: FloatFormat,  # the format to store `x` in
     rounding: str = "half-even",  # or "half-away", "half-up", "down", "up", "toward-zero"
     overflow: str = "ieee",  # past `fmt.max` to inf, else NaN, else max; "saturate": to max, infinities too
+    out=None,  # where the codes go, contiguous, of their type and of the shape of `x`; None: a new array
 ) -> np.ndarray:  # codes in `fmt.code_dtype`, the shape of `x`
     """Return the codes of `x` in `fmt`, each number rounded once, from its exact value.
 
@@ -353,10 +368,10 @@ def encode(
     x, fmt = as_real_array(x), _check_format(fmt)
     bits, source = _source_bits(x)
     fill, dtype = _encoder(fmt, rounding, overflow, source)
-    out = np.empty(bits.size, dtype)
-    if fill(bits, out) > source.inf_code and not fmt.has_nan:
+    out = _result(out, x.shape, dtype, x)
+    if fill(bits, out.reshape(-1)) > source.inf_code and not fmt.has_nan:
         raise ValueError(f"x must not hold NaN, for which {fmt.name} has no code, got {np.isnan(x).sum()} of them")
-    return out.reshape(x.shape)
+    return out
 
 # %% ../nbs/01_dtypes.ipynb #417840db
 def cast(

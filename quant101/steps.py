@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, _run, as_real_array
+from .dtypes import _as_int, _result, _run, as_real_array
 
 # %% ../nbs/02_steps.ipynb #310297c9
 def _nonzero_floats(x, name: str) -> np.ndarray:
@@ -399,7 +399,7 @@ def _scale_per_value(one, wrong):
 
 # %% ../nbs/02_steps.ipynb #2787e950
 def _sweep(one, wrong, blocks: np.ndarray, out: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, qmin, qmax) -> int:
-    "Fill `out` from `blocks`, both of shape (outer, channels, inner); return whether a value was wrong."
+    "Fill `out` from `blocks` of shape (outer, channels, inner); return whether a value was wrong."
     outer, channels, inner = blocks.shape
     if not blocks.size:
         return 0
@@ -438,25 +438,25 @@ def quantize(
     qparams: QParams,  # scale, zero point, range of the codes
     rounding: str = "half-even",  # a Rounding or its word
     seed=None,  # int or NumPy Generator, for stochastic rounding alone
+    out=None,  # where the codes go, contiguous, of their type and shape; None: a new array
 ) -> np.ndarray:  # integer codes in qmin..qmax, type qparams.dtype, same shape as x
     """Return `saturate(round(x / scale) + zero_point)`, the integer codes of `x`.
 
     The division is a true one, in the type NumPy gives to `x / scale`, float32 at least.
-    Raises ValueError for NaN, for a scale that does not fit the shape of `x` or its type, for an unknown
-    rounding rule and for stochastic rounding without a seed; TypeError if `x` is not real.
-    Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
+    Raises ValueError for NaN, for a scale or an `out` that does not fit, for an unknown rule and for
+    stochastic rounding without a seed; TypeError if `x` is not real. Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
     x = as_real_array(x, "x")
     scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
-    blocks = _blocks(x, qparams, scale.dtype)
+    blocks, out = _blocks(x, qparams, scale.dtype), _result(out, x.shape, qparams.dtype, x)
     mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
-    out = np.empty(blocks.shape, qparams.dtype)
     if mode == _HALF_EVEN:
         nan = _sweep(_code32 if qmin.dtype == np.float32 else _code64, _is_nan, blocks, out, scale, zero_point, qmin, qmax)
     else:
-        nan = _quantize_rows(blocks, scale, zero_point.astype(np.int64), int(qmin), int(qmax), mode, noise, out)
+        settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, noise
+        nan = _quantize_rows(blocks, scale, *settings, out.reshape(blocks.shape))
     _refuse_nan(x, nan)
-    return out.reshape(x.shape)
+    return out
 
 # %% ../nbs/02_steps.ipynb #04d223f1
 @njit
@@ -482,10 +482,11 @@ def _refuse_outside(q: np.ndarray, qparams: QParams) -> None:
 def dequantize(
     q,  # integer codes of any shape, each in qmin..qmax
     qparams: QParams,  # the parameters they were made with
+    out=None,  # where the values go, contiguous, of their type and shape; None: a new array
 ) -> np.ndarray:  # real values, the scale's type (float64 for a Python float), same shape as q
     """Return `(q - zero_point) * scale`, the real values that the codes stand for.
 
-    Raises ValueError for a code outside qmin..qmax or a scale that does not fit the shape of `q`;
+    Raises ValueError for a code outside qmin..qmax and for a scale or an `out` that does not fit `q`;
     TypeError if `q` does not hold integers.
     Source: ONNX operator DequantizeLinear; Jacob et al. 2018, equation 1.
     """
@@ -495,11 +496,10 @@ def dequantize(
     scale, zero_point, qmin, qmax = _channel_values(qparams)
     if q.dtype != qparams.dtype:
         _refuse_outside(q, qparams)
-    blocks = _blocks(q, qparams, qparams.dtype)
-    out = np.empty(blocks.shape, scale.dtype)
+    blocks, out = _blocks(q, qparams, qparams.dtype), _result(out, q.shape, scale.dtype, q)
     if _sweep(_value32 if qmin.dtype == np.float32 else _value64, _is_outside, blocks, out, scale, zero_point, qmin, qmax):
         _refuse_outside(q, qparams)
-    return out.reshape(q.shape)
+    return out
 
 # %% ../nbs/02_steps.ipynb #4f77c2e9
 @njit
@@ -519,12 +519,24 @@ def _fake_kernel(x: np.ndarray, qparams: QParams):
         return _fake_weak if weak else _fake_one if qparams.scale.dtype == np.float32 else None
     return _fake_one if x.dtype == np.float64 and (weak or qparams.scale.dtype == np.float64) else None
 
+# %% ../nbs/02_steps.ipynb #6c3e61cf
+def _in_two_steps(x: np.ndarray, qparams: QParams, rounding, seed, out) -> np.ndarray:
+    "Return dequantize(quantize(x)), in the type of `x` if that is a float."
+    y = dequantize(quantize(x, qparams, rounding, seed), qparams)
+    with np.errstate(over="ignore"):
+        y = y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
+    if out is None:
+        return y
+    _result(out, y.shape, y.dtype, x)[...] = y
+    return out
+
 # %% ../nbs/02_steps.ipynb #ee4dcc27
 def fake_quantize(
     x,  # real values of any shape, as in quantize
     qparams: QParams,  # scale, zero point, range of the codes
     rounding: str = "half-even",  # a Rounding or its word
     seed=None,  # int or NumPy Generator, for stochastic rounding alone
+    out=None,  # where the values go, contiguous, of their type and shape; None: a new array
 ) -> np.ndarray:  # the values that survive, same shape; x's floating type (the scale's for integers)
     """Return `dequantize(quantize(x))` in the type of `x`: real numbers that carry the error of quantization.
 
@@ -535,15 +547,12 @@ def fake_quantize(
     scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
     one = _fake_kernel(x, qparams)
     if one is None or not (isinstance(rounding, str) and rounding == Rounding.HALF_EVEN):
-        y = dequantize(quantize(x, qparams, rounding, seed), qparams)
-        with np.errstate(over="ignore"):
-            return y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
+        return _in_two_steps(x, qparams, rounding, seed, out)
     if one is _fake_weak:
         scale, zero_point, qmin, qmax = _channel_values(qparams)
-    blocks = _blocks(x, qparams, x.dtype)
-    out = np.empty(blocks.shape, x.dtype)
+    blocks, out = _blocks(x, qparams, x.dtype), _result(out, x.shape, x.dtype, x)
     _refuse_nan(x, _sweep(one, _is_nan, blocks, out, scale, zero_point, qmin, qmax))
-    return out.reshape(x.shape)
+    return out
 
 # %% ../nbs/02_steps.ipynb #e9cae319
 def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:

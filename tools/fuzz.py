@@ -265,6 +265,7 @@ INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for
 MAKE = {
     "x": Scene.array, "y": Scene.array, "name": lambda s: s.pick(*quant101_samples(), "x", "weights"),
     "fmt": Scene.fmt, "codes": Scene.format_codes, "rounding": lambda s: s.pick(*ROUNDINGS, *quant101.Rounding),
+    "out": lambda s: s.pick(None, None, None, 3, [0.0], np.zeros(7, np.int16)),  # one that fits is written to: tests/test_threads.py
     "overflow": lambda s: s.pick("ieee", "saturate", "wrap"), "seed": lambda s: s.pick(0, 1, 7, None, -1, np.random.default_rng(3)),
     "levels": lambda s: s.pick(np.unique(s.numbers((5,), "f8")), s.array((4,)), [0, 2, 4], [-1.5, 0, 3], 5, np.float32(7)),
     "qparams": Scene.qparams, "q": codes_for, "scale": lambda s: s.scale(s.place[2]),
