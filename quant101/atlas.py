@@ -370,7 +370,7 @@ def qparams_as(
 # %% ../nbs/06_atlas.ipynb #7ba25fcc
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    "Where two conventions give different codes to the same data, and why; printed, it tells the first few."
+    "Where two conventions give different codes to the same data, and why; made by `explain`. Printed: the first few."
     a: str  # name of one convention
     b: str  # name of the other
     total: int  # codes compared

@@ -41,7 +41,7 @@ class Calibrator:
     count, settings = 0, {}
 
     def update(self, batch) -> "Calibrator":
-        "Take in `batch`, finite real values of any shape, even none, and return itself. An error changes nothing."
+        "Take in `batch`, finite real values, even none, and return itself. Raises as `calibrate`, and changes nothing."
         x = _finite_values(batch)
         if x.size:
             self._add(x)
@@ -49,7 +49,7 @@ class Calibrator:
         return self
 
     def merge(self, other: "Calibrator") -> "Calibrator":
-        "Take in all that `other`, of the same kind and settings, has seen, and return itself; `other` stays."
+        "Take in all that `other` has seen. Raises TypeError for another kind, ValueError for other settings."
         _check_same(self, other)
         self._join(other)
         self.count += other.count
@@ -70,7 +70,7 @@ def _extremes(x: np.ndarray) -> tuple[float, float]:
 
 # %% ../nbs/04_calibration.ipynb #be9702ce
 class MinMax(Calibrator):
-    "Keep everything, from the least value to the largest."
+    "Keep everything, from the least value to the largest. Source: Jacob et al. 2018, section 3.1 (weights)."
     lo, hi = math.inf, -math.inf
 
     def _add(self, x):
@@ -159,13 +159,13 @@ class Histogram:
         self.counts, self.exponent = _coarsen(self.counts, grown - self.exponent), grown
 
     def add(self, x) -> None:
-        "Count the values of `x`: real and finite, any shape, at least one."
+        "Count the values of `x`, at least one. Raises ValueError if one is not finite, TypeError if not real."
         lo, hi = _extremes(x := _finite_values(x, "x"))
         self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
         _count_rows(x, 1 / self.width, self.counts)
 
     def merge(self, other: "Histogram") -> None:
-        "Add the counts of `other`, which has as many bins and stays as it is."
+        "Add the counts of `other`, which stays. Raises TypeError for another kind, ValueError for other bins."
         _check_same(self, other)
         self._make_room(other.lo, other.hi, other.exponent)
         self.counts += _coarsen(other.counts, self.exponent - other.exponent)
@@ -184,7 +184,7 @@ class HistogramCalibrator(Calibrator):
 
 # %% ../nbs/04_calibration.ipynb #a20d6c6e
 class Percentile(HistogramCalibrator):
-    "Give up what lies below one percentile and above another. Raises ValueError unless 0 <= lower < upper <= 100."
+    "Keep what lies between percentiles, 0 <= lower < upper <= 100 or ValueError. Source: Wu et al. 2020, section 3.4."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
         ends = ("lower", lower), ("upper", upper)
         lower, upper = self.percents = [_check_number(name, percent, 0, 100) for name, percent in ends]
@@ -203,7 +203,7 @@ class Percentile(HistogramCalibrator):
         return min(self.histogram.width, hi - lo)
 
     def exact(self, x) -> tuple[float, float]:
-        "Return the exact percentiles of `x` alone, as order statistics."
+        "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."
         _extremes(ordered := np.sort(_finite_values(x, "x")))  # refuses an empty array
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
@@ -421,7 +421,7 @@ def _bin_error_rows(counts, qmax, out):
 
 # %% ../nbs/04_calibration.ipynb #dde66bf8
 class MSE(HistogramCalibrator):
-    "Keep the range -t..t of least mean squared error for symmetric codes of 2..16 bits, out of 2..65536 thresholds."
+    "Keep -t..t of least mean squared error, for codes of 2..16 bits, 2..65536 bins. Source: Nagel et al. 2021, section 3.1."
     def __init__(self, bits: int = 8, bins: int = 2048):
         bits, bins = _check_number("bits", bits, 2, 16, Integral), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(bits=bits, bins=bins)
@@ -453,6 +453,7 @@ def calibrate(
     """Return the range that the method keeps of `x`: what a new calibrator answers that has seen `x` alone.
 
     Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
+    Source: that of the method's class.
     """
     _extremes(x := _finite_values(x, "x"))  # refuses what has no range
     if isinstance(method, Calibrator):

@@ -101,7 +101,7 @@ def absmax_qparams(
 # %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
 class OutlierSplit:
-    "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row."
+    "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row. See `split_outliers`."
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
