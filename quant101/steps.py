@@ -52,8 +52,9 @@ def rescale(
     """
     x = as_real_array(x, "x")
     factor = float(np.abs(_nonzero_floats(levels, "levels")).max())
-    with np.errstate(over="ignore"):
-        return np.asarray(x * factor)
+    with np.errstate(over="ignore", under="ignore"):
+        product = np.multiply(x, factor, dtype=np.float64)  # in the type of x the factor itself might be infinite
+        return np.asarray(product, x.dtype if x.dtype.kind == "f" else np.float64)
 
 # %% ../nbs/02_steps.ipynb #e79dc099
 class Rounding(str, Enum):
