@@ -130,7 +130,10 @@ def _as_threshold(threshold) -> float:
         raise TypeError(f"threshold must be a real number, got {type(threshold).__name__}")
     if not threshold > 0:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
-    return float(threshold)
+    try:
+        return float(threshold)
+    except OverflowError:  # a whole number beyond all floats
+        return np.inf
 
 # %% ../nbs/03_strategies.ipynb #b7da5212
 def split_outliers(
