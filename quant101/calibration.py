@@ -346,6 +346,7 @@ def entropy_range(
     largest: float = math.inf,  # largest value of the data, to which it cuts its upper end
 ) -> tuple[float, float]:  # the range (lo, hi) to keep, units of edges
     "Return the candidate of least divergence, or everything if there is none. Raises, Source: as for entropy_trace."
+    least, largest = (_check_number(k, v, -math.inf, math.inf) for k, v in (("least", least), ("largest", largest)))
     lo, hi, kl = entropy_trace(counts, edges, variant, levels)
     if not kl.size or (variant == "tensorrt" and np.isinf(kl).all()):
         lo, hi, kl = [min(edges[0], -edges[-1])], [edges[-1]], np.zeros(1)
@@ -387,7 +388,7 @@ class Entropy(HistogramCalibrator):
     Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace.
     """
     def __init__(self, variant: str = "tensorrt", bins: int | None = None, levels: int = 128):
-        bins = (128 if variant == "onnxruntime" else 2048) if bins is None else bins
+        bins = bins if bins is not None else 128 if _check_name("variant", variant, _RECIPES) == "onnxruntime" else 2048
         self.recipe = _check_name("variant", variant, _RECIPES), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(variant=variant, bins=bins, levels=_check_number("levels", levels, 2, 65536, Integral))
 
