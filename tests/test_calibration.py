@@ -190,6 +190,16 @@ def test_the_ends_of_the_data_must_be_numbers(name, value, error):
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_a_question_changes_nothing(kind):
+    "Model-Optimizer's NumPy path changes the stored histogram."
+    calibrator = kind().update(np.random.default_rng(5).normal(0, 3, 4000))
+    before = state(calibrator)
+    questions = [getattr(calibrator, name) for name in ("range", "trace", "error_bound") if hasattr(calibrator, name)]
+    first, second = ([np.array(question()).tolist() for question in questions] for _ in range(2))
+    assert first == second and state(calibrator) == before
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_no_data_no_range(kind):
     for calibrator in (kind(), kind().update([])):
         for question in ("range", "trace", "error_bound"):

@@ -374,6 +374,12 @@ def test_the_inverse_alone_would_not_do():
     assert np.array_equal(codes.astype(int) - 128, np.rint(x / scale)) and np.array_equal(scales, scale[:, 0])
 
 
+def test_a_row_of_zeros_has_the_scale_one_and_the_codes_zero(path):
+    instruction = matmul._choose(path)
+    codes, scales = matmul._as_bytes_and_scales(np.zeros((2, 21), np.float32), instruction)
+    assert scales.tolist() == [1, 1] and (codes[:, :21] == (0 if instruction.signed else 128)).all()
+
+
 @pytest.mark.parametrize("dtype", ["f2", ">f4", "f8", ">f8", "i4", "u1"])
 def test_linear_takes_real_numbers_of_any_kind(path, dtype):
     rng = np.random.default_rng(6)
@@ -441,6 +447,14 @@ def test_outlier_columns_are_kept(path, threshold):
     np.testing.assert_allclose(y, plain_llm(x, w, scale, threshold, bias), rtol=3e-7, atol=1e-7)
     if threshold > 1e6:
         assert np.array_equal(y, linear_int8(x, packed, bias))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_column_that_just_reaches_the_threshold_is_kept(path, sign):
+    x, w = np.float32([[6 * sign, 0.1], [0.2, 0.01]]), np.array([[0, 127], [127, 0]], np.int8)
+    kept, quantized = (llm_int8_linear(x, pack_weights(w, 1.0), threshold) for threshold in (6.0, np.nextafter(np.float32(6), np.float32(7))))
+    np.testing.assert_allclose(kept[:, 0], [12.7, 1.27], rtol=1e-6)  # 0.1 and 0.01 with a scale of their own
+    assert np.array_equal(quantized, linear_int8(x, pack_weights(w, 1.0))) and abs(quantized[0, 0] - 12.7) > 0.5
 
 
 def test_outliers_no_longer_coarsen_the_rest():
