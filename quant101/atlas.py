@@ -185,19 +185,27 @@ def _factors(scale, convention: Convention, qmax: int) -> np.ndarray:
     lowest = -np.inf if convention.span == "signed" else 0.0
     good = np.isfinite(kept) & (kept >= lowest if convention.dead is not None else kept > lowest)
     if not good.all():
-        raise ValueError(f"scale must be finite and greater than 0 in float32, got {scale[~good].flat[0]}")
+        rule = "at least" if convention.dead is not None else "greater than"
+        rule = "finite" if lowest else f"finite and {rule} 0"
+        raise ValueError(f"scale must be {rule} in float32 for {convention.name}, got {scale[~good].flat[0]}")
     if convention.ratio == "divide":
         return kept
     factor = np.float32(qmax if convention.ratio == "peak" else 1) / kept
     factor = factor * np.float32(qmax if convention.ratio == "peak-reciprocal" else 1)
     return factor if convention.dead is None else np.where(np.abs(kept) <= convention.dead, np.float32(0), factor)
 
+# %% ../nbs/06_atlas.ipynb #abd60114
+def _whole(zero_point) -> np.ndarray:
+    "Return the zero points as an array of integers."
+    array = as_real_array(zero_point, "zero_point")
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"zero_point must be an integer, got {array.dtype}")
+    return array.astype(np.int64) if array.dtype.kind == "f" else array
+
 # %% ../nbs/06_atlas.ipynb #855a0beb
 def _zero_points(zero_point, convention: Convention, qmin: int, qmax: int) -> np.ndarray:
     "Return the zero points as int64 after a check that the convention and the type have them."
-    array = as_real_array(zero_point, "zero_point")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"zero_point must be an integer, got {array.dtype}")
+    array = _whole(zero_point)
     outside = array[(array < qmin) | (array > qmax)]
     if outside.size:
         raise ValueError(f"zero_point must lie in {qmin}..{qmax}, got {outside.flat[0]}")
@@ -362,7 +370,7 @@ def qparams_as(
 # %% ../nbs/06_atlas.ipynb #7ba25fcc
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    "Where two conventions give different codes to the same data, and why; printed, it tells the first few."
+    "Where two conventions give different codes to the same data, and why; made by `explain`. Printed: the first few."
     a: str  # name of one convention
     b: str  # name of the other
     total: int  # codes compared
@@ -411,27 +419,44 @@ def _reasons(x, scale, zero_point, a, b, dtype) -> list:
     found[found == ""] = f"several rules of {a.name} and {b.name} act together"
     return found.tolist()
 
+# %% ../nbs/06_atlas.ipynb #6f132e3c
+def _common_dtype(dtype, zero_point, a: Convention, b: Convention):
+    "Return `dtype`, or if it is None the first integer type that both conventions have and that holds the zero points."
+    for name, convention in (("a", a), ("b", b)):
+        if not isinstance(convention, Convention):
+            raise TypeError(f"{name} must be a Convention, got {type(convention).__name__}")
+    if dtype is not None:
+        return dtype
+    words = [w for w in dict.fromkeys(("int8", "uint8", "int16", "uint16", *_CODES)) if w in a.dtypes and w in b.dtypes]
+    if not words:
+        theirs = " and ".join(f"{', '.join(c.dtypes)} for {c.name}" for c in (a, b))
+        raise ValueError(f"dtype must be one that a and b both have, got {theirs}")
+    array = _whole(zero_point)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    for word in words:
+        if _CODES[word][0] <= low and high <= _CODES[word][1]:
+            return word
+    raise ValueError(f"zero_point must lie in the range of one of {', '.join(words)}, got {low}..{high}")
+
 # %% ../nbs/06_atlas.ipynb #93844697
 def explain(
     x,  # real values of any shape, units of scale
     scale,  # step, > 0, units of x: one number, or an array that broadcasts to x
-    zero_point,  # code of 0: one integer, or an array that broadcasts to x
+    zero_point,  # code of 0, an integer in the range of dtype: one, or an array that broadcasts to x
     a: Convention,  # one convention
     b: Convention,  # the other
-    dtype=None,  # integer type; None: the first of int8, uint8, int16, uint16 that holds the zero points
+    dtype=None,  # integer type; None: the first that both have and that holds the zero points, 8 bits before others
 ) -> Explanation:
     """Compare the codes that two conventions give to the same data, and say why they differ.
 
     A difference is put down to a rule of `b` if that rule alone, put into `a`, is enough to make `b`'s code.
-    Raises what `quantize_as` raises.
+    Raises what `quantize_as` raises, and ValueError if no integer type is left for both conventions.
+    Source: the rules of the two conventions, one at a time; the codes are those of `quantize_as`.
     """
-    x = _as_float32(x, "x")
-    if dtype is None:
-        low, high = np.min(as_real_array(zero_point, "zero_point")), np.max(zero_point)
-        words = ("int8", "uint8", "int16", "uint16", "int32")
-        dtype = next((word for word in words if _CODES[word][0] <= low and high <= _CODES[word][1]), "int32")
+    x, dtype = _as_float32(x, "x"), _common_dtype(dtype, zero_point, a, b)
     p, q = (quantize_as(x, scale, zero_point, c, dtype).reshape(-1) for c in (a, b))
     where = np.flatnonzero(p != q)
-    flat = [np.broadcast_to(v, x.shape).reshape(-1)[where] for v in (x, scale, zero_point)]
+    given = (x, as_real_array(scale, "scale"), _whole(zero_point))
+    flat = [np.broadcast_to(_per_value(v, x.shape, "x"), x.size)[where] for v in given]
     return Explanation(a.name, b.name, x.size, where.size, where, flat[0], p[where], q[where],
                        tuple(_reasons(*flat, a, b, dtype)) if where.size else ())

@@ -76,7 +76,7 @@ class Calibrator:
     count, settings = 0, {}
 
     def update(self, batch) -> "Calibrator":
-        "Take in `batch`, finite real values of any shape, even none, and return itself. An error changes nothing."
+        "Take in `batch`, finite real values, even none, and return itself. Raises as `calibrate`, and changes nothing."
         batch = _checked(batch, empty=True)
         if batch.values.size:
             self._add(batch)
@@ -84,7 +84,7 @@ class Calibrator:
         return self
 
     def merge(self, other: "Calibrator") -> "Calibrator":
-        "Take in all that `other`, of the same kind and settings, has seen, and return itself; `other` stays."
+        "Take in all that `other` has seen. Raises TypeError for another kind, ValueError for other settings."
         _check_same(self, other)
         self._join(other)
         self.count += other.count
@@ -98,7 +98,7 @@ class Calibrator:
 
 # %% ../nbs/04_calibration.ipynb #be9702ce
 class MinMax(Calibrator):
-    "Keep everything, from the least value to the largest."
+    "Keep everything, from the least value to the largest. Source: Jacob et al. 2018, section 3.1 (weights)."
     lo, hi = math.inf, -math.inf
 
     def _add(self, batch):
@@ -202,11 +202,11 @@ class Histogram:
         self.counts, self.exponent = _coarsen(self.counts, grown - self.exponent), grown
 
     def add(self, x) -> None:
-        "Count the values of `x`: real and finite, any shape, at least one."
+        "Count the values of `x`, at least one. Raises ValueError if one is not finite, TypeError if not real."
         _add_batch(self, _checked(x, "x"))
 
     def merge(self, other: "Histogram") -> None:
-        "Add the counts of `other`, which has as many bins and stays as it is."
+        "Add the counts of `other`, which stays. Raises TypeError for another kind, ValueError for other bins."
         _check_same(self, other)
         self._make_room(other.lo, other.hi, other.exponent)
         self.counts += _coarsen(other.counts, self.exponent - other.exponent)
@@ -225,7 +225,7 @@ class HistogramCalibrator(Calibrator):
 
 # %% ../nbs/04_calibration.ipynb #a20d6c6e
 class Percentile(HistogramCalibrator):
-    "Give up what lies below one percentile and above another. Raises ValueError unless 0 <= lower < upper <= 100."
+    "Keep what lies between percentiles, 0 <= lower < upper <= 100 or ValueError. Source: Wu et al. 2020, section 3.4."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
         ends = ("lower", lower), ("upper", upper)
         lower, upper = self.percents = [_check_number(name, percent, 0, 100) for name, percent in ends]
@@ -244,7 +244,7 @@ class Percentile(HistogramCalibrator):
         return min(self.histogram.width, hi - lo)
 
     def exact(self, x) -> tuple[float, float]:
-        "Return the exact percentiles of `x` alone, as order statistics."
+        "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."
         ordered = np.sort(_checked(x, "x").values)
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
@@ -387,6 +387,7 @@ def entropy_range(
     largest: float = math.inf,  # largest value of the data, to which it cuts its upper end
 ) -> tuple[float, float]:  # the range (lo, hi) to keep, units of edges
     "Return the candidate of least divergence, or everything if there is none. Raises, Source: as for entropy_trace."
+    least, largest = (_check_number(k, v, -math.inf, math.inf) for k, v in (("least", least), ("largest", largest)))
     lo, hi, kl = entropy_trace(counts, edges, variant, levels)
     if not kl.size or (variant == "tensorrt" and np.isinf(kl).all()):
         lo, hi, kl = [min(edges[0], -edges[-1])], [edges[-1]], np.zeros(1)
@@ -428,7 +429,7 @@ class Entropy(HistogramCalibrator):
     Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace.
     """
     def __init__(self, variant: str = "tensorrt", bins: int | None = None, levels: int = 128):
-        bins = (128 if variant == "onnxruntime" else 2048) if bins is None else bins
+        bins = bins if bins is not None else 128 if _check_name("variant", variant, _RECIPES) == "onnxruntime" else 2048
         self.recipe = _check_name("variant", variant, _RECIPES), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(variant=variant, bins=bins, levels=_check_number("levels", levels, 2, 65536, Integral))
 
@@ -462,7 +463,7 @@ def _bin_error_rows(counts, qmax, out):
 
 # %% ../nbs/04_calibration.ipynb #dde66bf8
 class MSE(HistogramCalibrator):
-    "Keep the range -t..t of least mean squared error for symmetric codes of 2..16 bits, out of 2..65536 thresholds."
+    "Keep -t..t of least mean squared error, for codes of 2..16 bits, 2..65536 bins. Source: Nagel et al. 2021, section 3.1."
     def __init__(self, bits: int = 8, bins: int = 2048):
         bits, bins = _check_number("bits", bits, 2, 16, Integral), _check_number("bins", bins, 2, 65536, Integral)
         super().__init__(bits=bits, bins=bins)
@@ -494,6 +495,7 @@ def calibrate(
     """Return the range that the method keeps of `x`: what a new calibrator answers that has seen `x` alone.
 
     Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
+    Source: that of the method's class.
     """
     x = _checked(x, "x").values  # refuses what has no range
     if isinstance(method, Calibrator):

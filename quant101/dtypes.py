@@ -43,7 +43,7 @@ def _checked_bias(f: "FloatFormat") -> int:
 # %% ../nbs/01_dtypes.ipynb #02e80975
 @dataclass(frozen=True)
 class FloatFormat:
-    "A floating-point format: the bits of its fields, and which codes mean something special."
+    "A floating-point format: bits of its fields, and codes with a special meaning. Source: IEEE 754-2019, section 3.4."
     name: str  # what messages and tables call it
     exponent_bits: int  # 2..8
     mantissa_bits: int  # 1..23
@@ -380,7 +380,7 @@ def cast(
     rounding: str = "half-even",  # as in `encode`
     overflow: str = "ieee",  # as in `encode`
 ) -> np.ndarray:  # float32 that are numbers of `fmt`, the shape of `x`
-    "Return `x` rounded to numbers of `fmt`. Raises as `encode` does."
+    "Return `x` rounded to numbers of `fmt`. Raises as `encode` does. Source: as for `encode`."
     return decode(encode(x, fmt, rounding, overflow), fmt)
 
 # %% ../nbs/01_dtypes.ipynb #b1625898
@@ -388,7 +388,7 @@ def fields(
     x,  # integers or float16, float32 or float64, of any shape
     fmt: FloatFormat,  # the format to store `x` in
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # sign, stored exponent and mantissa, each int32 of the shape of `x`
-    "Return the three fields of the codes of `x` in `fmt`. Raises as `encode` does."
+    "Return the three fields of the codes of `x` in `fmt`. Raises as `encode` does. Source: IEEE 754-2019, section 3.4."
     rest, mantissa = np.divmod(encode(x, fmt).astype(np.int64), 2**fmt.mantissa_bits)
     sign, exponent = np.divmod(rest, 2**fmt.exponent_bits)
     return tuple(np.asarray(field, np.int32) for field in (sign, exponent, mantissa))

@@ -7,8 +7,10 @@ __all__ = ['PackedWeights', 'pack_weights', 'unpack_weights', 'Instruction', 'in
            'instruction_alone', 'linear_int8', 'llm_int8_linear']
 
 # %% ../nbs/07_matmul.ipynb #20751a1b
+import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,12 +18,12 @@ from ctypes import CFUNCTYPE, addressof, c_char, c_int64
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from numbers import Real
+from numbers import Integral, Real
 from threading import Lock
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import cfunc, njit, prange, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
@@ -75,12 +77,21 @@ def _fill(vector: np.ndarray, panels: int) -> np.ndarray:
     filled[:len(vector)] = vector
     return filled
 
+# %% ../nbs/07_matmul.ipynb #abf79997
+def _check_shape(shape) -> tuple[int, int]:
+    "Return the numbers of outputs and inputs, two whole numbers, neither below 0."
+    if not isinstance(shape, tuple) or any(isinstance(n, bool) or not isinstance(n, Integral) for n in shape):
+        raise TypeError(f"shape must be a tuple of whole numbers, got {shape!r}")
+    if len(shape) != 2 or min(shape) < 0:
+        raise ValueError(f"shape must be (outputs, inputs), neither below 0, got {shape}")
+    return shape
+
 # %% ../nbs/07_matmul.ipynb #ee50b5ac
 @dataclass(frozen=True, eq=False)
 class PackedWeights:
-    """Integer weights in the order in which the product reads them; made by `pack_weights`.
+    """Integer weights in the order in which the product reads them; made by `pack_weights`. Its arrays become read-only.
 
-    Raises ValueError or TypeError where a field does not fit the others.
+    Raises ValueError or TypeError where the shape or the type of a field does not fit the others.
     """
     panels: np.ndarray  # int8, shape (panels, groups, 32, 4): 32 outputs and 4 inputs lie together, zeros fill up
     sums: np.ndarray  # int32, shape (panels * 32,): the sum of each output's weights
@@ -88,7 +99,7 @@ class PackedWeights:
     shape: tuple  # (outputs, inputs) of the matrix that was packed
 
     def __post_init__(self):
-        outputs, inputs = self.shape
+        outputs, inputs = _check_shape(self.shape)
         _check_bound(inputs)
         panels = -(-outputs // _PANEL)
         _freeze(self.panels, "panels", (panels, -(-inputs // 4), _PANEL, 4), np.dtype(np.int8))
@@ -133,6 +144,7 @@ def pack_weights(
 
     Raises ValueError for a `w` that is no matrix or has more than 65793 columns, with which an int32 sum could
     overflow, and for a scale that does not fit; TypeError if `w` is not int8 or `scale` is not real.
+    Source: Goto and van de Geijn 2008 (packing into panels); the groups of four: Intel's instruction VPDPBUSD.
     """
     w = _check_codes(w, "w", (np.int8,))
     outputs, inputs = w.shape
@@ -154,10 +166,10 @@ def _check_packed(packed) -> PackedWeights:
 def unpack_weights(
     packed: PackedWeights,  # weights from `pack_weights`
 ) -> np.ndarray:  # int8, shape (outputs, inputs)
-    "Return the codes that were packed. Raises TypeError if `packed` is not PackedWeights."
+    "Return the codes that were packed. Raises TypeError if `packed` is not PackedWeights. Source: its inverse."
     outputs, inputs = _check_packed(packed).shape
     wide = packed.panels.transpose(0, 2, 1, 3).reshape(len(packed.sums), 4 * packed.panels.shape[1])
-    return np.ascontiguousarray(wide[:outputs, :inputs])
+    return np.array(wide[:outputs, :inputs], order="C")  # a copy, also where this is contiguous already
 
 def _real_weights(packed: PackedWeights, inputs: np.ndarray) -> np.ndarray:
     "Return the real weights of some inputs, float32, shape (len(inputs), outputs)."
@@ -323,16 +335,29 @@ def _emit_tile(builder, instruction, scaled, a, stride, rows, b, groups, start, 
         _store(builder, value, out, builder.add(builder.mul(out_stride, ir.Constant(_I64, r)), c))
 
 # %% ../nbs/07_matmul.ipynb #b7bd9331
-def _compile(source: str, triple: str, cpu: str, features: str) -> str:
-    "Return the assembly that LLVM makes of its own language."
-    binding.initialize_all_targets()
-    binding.initialize_all_asmprinters()
-    machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
-    module = binding.parse_assembly(source)
-    module.triple = triple
-    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(module, passes)
-    return machine.emit_assembly(module)
+_COMPILER = """
+import json, sys
+from llvmlite import binding
+
+source, triple, cpu, features = json.load(sys.stdin)
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+machine = binding.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
+module = binding.parse_assembly(source)
+module.triple = triple
+passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+passes.getModulePassManager().run(module, passes)
+print(machine.emit_assembly(module))
+"""
+
+# %% ../nbs/07_matmul.ipynb #d600f349
+def _compile(source: str, *target: str) -> str:
+    "Return the assembly that LLVM makes of its own language, in a process of its own: where LLVM cannot, it ends its process."
+    done = subprocess.run([sys.executable, "-c", _COMPILER], input=json.dumps([source, *target]), capture_output=True, text=True)
+    if done.returncode or "not a recognized" in done.stderr:
+        said = next((line for line in done.stderr.splitlines() if "LLVM ERROR" in line or "Error:" in line or "not a" in line), "nothing")
+        raise ValueError(f"triple, cpu and features must name a machine that has the instruction, got {target}; LLVM says: {said}")
+    return done.stdout
 
 # %% ../nbs/07_matmul.ipynb #31e278cc
 def tile_assembly(
@@ -343,13 +368,16 @@ def tile_assembly(
 ) -> str:
     """Compile the tile for any machine and return its assembly, to be read.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name and for a machine that LLVM does not know or that lacks the instruction;
+    TypeError if an argument is not a string.
     """
-    instruction = {i.name: i for i in _INSTRUCTIONS}.get(name)
+    for argument, value in (("name", name), ("triple", triple), ("cpu", cpu), ("features", features)):
+        if not isinstance(value, str):
+            raise TypeError(f"{argument} must be a string, got {type(value).__name__}")
+    instruction = next((i for i in _INSTRUCTIONS if i.name == name), None)
     if instruction is None:
         raise ValueError(f"name must be one of {', '.join(i.name for i in _INSTRUCTIONS)}, got {name!r}")
-    module = ir.Module()
-    tile = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * len(_TILE)), "tile")
+    tile = ir.Function(module := ir.Module(), ir.FunctionType(ir.VoidType(), [_I64] * len(_TILE)), "tile")
     builder = ir.IRBuilder(tile.append_basic_block())
     _emit_tile(builder, instruction, False, *tile.args)
     builder.ret_void()
@@ -518,16 +546,20 @@ def _chains_kernel(instruction: Instruction):
 
 # %% ../nbs/07_matmul.ipynb #5293d157
 def instruction_alone(
-    steps: int,  # how often every register of a tile takes a step
+    steps: int,  # how often every register of a tile takes a step, 0..2**63 - 1
 ) -> int:  # multiplications and additions done
     """Do nothing but the dot product instruction, in order to time it: no product can be faster on one core.
 
-    Raises ValueError as `instruction_set` does.
+    Raises ValueError as `instruction_set` does and for steps out of their range, TypeError if they are no whole number.
     """
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise TypeError(f"steps must be a whole number, got {type(steps).__name__}")
+    if not 0 <= steps < 2**63:
+        raise ValueError(f"steps must lie in 0..2**63 - 1, got {steps}")
     instruction = _instruction()
     memory = np.ones((instruction.rows, _PANEL), np.int32)
-    _chains_kernel(instruction)(steps, memory.ctypes.data)
-    return 8 * memory.size * steps
+    _chains_kernel(instruction)(int(steps), memory.ctypes.data)
+    return 8 * memory.size * int(steps)
 
 # %% ../nbs/07_matmul.ipynb #91f2aee9
 def _larger(builder, a, b):
@@ -666,7 +698,7 @@ def _check_threshold(threshold) -> np.float32:
     if not threshold > 0:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
     with np.errstate(over="ignore", under="ignore"):
-        return np.float32(threshold)
+        return np.float32(min(threshold, 2.0**200))  # float32's infinity; a whole number may be too large for any float
 
 # %% ../nbs/07_matmul.ipynb #18040fee
 def _linear(x: np.ndarray, packed: PackedWeights, bias: np.ndarray) -> np.ndarray:
@@ -695,7 +727,7 @@ def linear_int8(
 def llm_int8_linear(
     x,  # activations, real, finite, shape (rows, inputs); taken as float32
     packed: PackedWeights,  # weights from `pack_weights`
-    threshold: float = 6.0,  # a column with any |x| >= threshold is kept in full precision; > 0, inf for none
+    threshold: float = 6.0,  # a column with any |x| >= threshold is kept in full precision; > 0, inf for none; as float32
     bias=None,  # added to every row, real, finite, shape (outputs,); None for none
 ) -> np.ndarray:  # float32, shape (rows, outputs)
     """Return `x @ w.T + bias`: outlier columns in floating point, the rest as `linear_int8` does.

@@ -122,7 +122,7 @@ def absmax_qparams(
 # %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
 class OutlierSplit:
-    "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row."
+    "A matrix in two parts: a few columns as they were, the rest as codes with a scale per row. See `split_outliers`."
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
@@ -151,7 +151,10 @@ def _as_threshold(threshold) -> float:
         raise TypeError(f"threshold must be a real number, got {type(threshold).__name__}")
     if not threshold > 0:
         raise ValueError(f"threshold must be greater than 0, got {threshold}")
-    return float(threshold)
+    try:
+        return float(threshold)
+    except OverflowError:  # a whole number beyond all floats
+        return np.inf
 
 # %% ../nbs/03_strategies.ipynb #b7da5212
 def split_outliers(

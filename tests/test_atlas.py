@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import atlas_oracles as lib
@@ -431,6 +432,40 @@ def test_an_explanation_takes_scales_per_row():
     assert found.count == (quantize_as(x, scale, 0, ORT) != quantize_as(x, scale, 0, MODELOPT)).sum()
 
 
+def reason_of(x, scale, zero_point, a, b, dtype):
+    return explain(x, scale, zero_point, a, b, dtype).reasons[0]
+
+
+@pytest.mark.parametrize("x, scale, zero_point", [
+    (0.5, [1.0], [[1]]),  # one number in an array of any rank, for x of no dimension
+    ([0.5, 37.5, 2.0], [[[1.0]]], [1]),
+    (np.full((2, 3), 0.5), [1.0, 2.0, 3.0], [[1], [2]]),
+    (np.full((2, 3), 37.5, ">f8")[:, ::-1], np.float16([[15], [1]]), np.uint8([1, 3, 5])[::-1]),
+    (np.full((2, 3), 0.5, np.float16).T, 1, np.broadcast_to(np.int64(1), (3, 2))),
+    (np.zeros((0, 3)), [1.0, 2.0, 3.0], 5),
+    ([], 1.0, []),
+])
+def test_an_explanation_broadcasts_as_quantize_as_does(x, scale, zero_point):
+    shape = np.shape(x)
+    for array in (x, scale, zero_point):
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
+    found = explain(x, scale, zero_point, ORT, TORCH)
+    p, q = (quantize_as(x, scale, zero_point, c, "int8").ravel() for c in (ORT, TORCH))
+    assert found.total == p.size and found.indices.tolist() == np.flatnonzero(p != q).tolist()
+    assert found.codes_a.tolist() == p[p != q].tolist() and found.codes_b.tolist() == q[p != q].tolist()
+    every = [np.broadcast_to(np.reshape(v, ()) if np.size(v) == 1 else v, shape).ravel() for v in (x, scale, zero_point)]
+    alone = [reason_of(*(v[i] for v in every[:2]), int(every[2][i]), ORT, TORCH, "int8") for i in found.indices]
+    assert list(found.reasons) == alone
+
+
+def test_an_explanation_takes_the_first_type_that_both_have_and_that_holds_the_zero_points():
+    assert explain([0.5], 1.0, 200, ORT, TORCH).codes_a.dtype == np.uint8
+    assert explain([0.5], 1.0, 8, replace(ORT, zero_point="before"), GGML_Q4_0).codes_a.dtype == np.uint8  # uint4
+    assert explain([1e5], 1.0, 8, TORCH_INT32, TORCH_INT32).total == 1 and explain([1e5], 1.0, 70_000, TORCH_INT32, TORCH_INT32).count == 0
+    assert explain([], 1.0, np.zeros((0,), np.int64), ORT, ONNX).total == 0
+
+
 def test_a_convention_agrees_with_itself():
     assert explain([1.0, 2.0], 0.1, 0, ORT, ORT).count == 0
 
@@ -453,6 +488,21 @@ def test_a_convention_agrees_with_itself():
     (lambda: quantize_as([1.0], 1.0, 0, "TORCH"), TypeError, "convention must be a Convention, got str"),
     (lambda: qparams_as(0.0, 1.0, None), TypeError, "convention must be a Convention"),
     (lambda: quantize_as(np.ones((2, 3)), np.ones(4), 0, TORCH), ValueError, "scale must broadcast"),
+    (lambda: quantize_as([1.0], -1.0, 0, GGML), ValueError, "scale must be finite and at least 0 in float32 for GGML, got -1"),
+    (lambda: quantize_as([1.0], np.inf, 8, GGML_Q4_0, "uint4"), ValueError, "scale must be finite in float32 for GGML_Q4_0, got inf"),
+    (lambda: explain(np.ones((2, 3)), np.ones(2), 0, ORT, TORCH), ValueError, r"scale must broadcast to x with shape \(2, 3\), got shape \(2,\)"),
+    (lambda: explain(np.ones((2, 3)), 1.0, [1, 2], ORT, TORCH), ValueError, "zero_point must broadcast to x"),
+    (lambda: explain([1.0, 2.0], [], 0, ORT, TORCH), ValueError, "scale must broadcast"),
+    (lambda: explain([1.0], 1.0, 0, "ORT", TORCH), TypeError, "a must be a Convention, got str"),
+    (lambda: explain([1.0], 1.0, 0, ORT, None), TypeError, "b must be a Convention, got NoneType"),
+    (lambda: explain([1.0], 1.0, 0, GGML, GGML_Q4_0), ValueError, "dtype must be one that a and b both have, got int8 for GGML and uint4 for GGML_Q4_0"),
+    (lambda: explain([1.0], 1.0, 0, GGML, TORCH, "uint8"), ValueError, "dtype must be one of int8 for GGML, got uint8"),
+    (lambda: explain([1.0, 2.0], 1.0, [-1, 200], ORT, TORCH), ValueError, r"zero_point must lie in the range of one of int8, uint8, got -1\.\.200"),
+    (lambda: explain([1.0], 1.0, np.nan, ORT, TORCH), TypeError, "zero_point must be an integer"),
+    (lambda: explain([1.0], 1.0, 3, ORT, GGML), ValueError, "zero_point must be 0 for GGML, got 3"),
+    (lambda: explain([np.nan], 1.0, 0, ONNX, TORCH), ValueError, "x must not give NaN, for which ONNX has no code"),
+    (lambda: explain([np.nan], 1.0, 0, TORCH, MODELOPT), ValueError, "x must not give NaN, for which MODELOPT has no code"),
+    (lambda: explain([1.0], 0.0, 0, GGML, ORT), ValueError, "scale must be finite and greater than 0 in float32 for ORT"),
     (lambda: qparams_as(1.0, -1.0, ORT), ValueError, "lo must not exceed hi"),
     (lambda: qparams_as(0.0, np.inf, ORT), ValueError, "hi must be finite"),
     (lambda: qparams_as([0.0], [1.0, 2.0], ORT), ValueError, "same shape"),

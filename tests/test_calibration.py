@@ -175,6 +175,30 @@ def test_a_refused_batch_leaves_no_trace(kind, batch, error):
         assert state(calibrator) == before
 
 
+@pytest.mark.parametrize("variant", [["a", "b"], np.array(["1", "2"]), np.array([]), None, 3])
+def test_a_variant_that_is_no_word_is_named(variant):
+    with pytest.raises(ValueError, match="^variant must be one of"):
+        Entropy(variant)
+
+
+@pytest.mark.parametrize("name", ["least", "largest"])
+@pytest.mark.parametrize("value, error", [("0", TypeError), ([0.0], TypeError), (None, TypeError), (True, TypeError), (np.nan, ValueError)])
+def test_the_ends_of_the_data_must_be_numbers(name, value, error):
+    for variant in ("tensorrt", "onnxruntime"):
+        with pytest.raises(error, match=f"^{name} must"):
+            entropy_range([1, 2], [-1, 0, 1] if variant == "onnxruntime" else [0, 1, 2], variant, 2, **{name: value})
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_question_changes_nothing(kind):
+    "Model-Optimizer's NumPy path changes the stored histogram."
+    calibrator = kind().update(np.random.default_rng(5).normal(0, 3, 4000))
+    before = state(calibrator)
+    questions = [getattr(calibrator, name) for name in ("range", "trace", "error_bound") if hasattr(calibrator, name)]
+    first, second = ([np.array(question()).tolist() for question in questions] for _ in range(2))
+    assert first == second and state(calibrator) == before
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_no_data_no_range(kind):
     for calibrator in (kind(), kind().update([])):

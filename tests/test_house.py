@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -134,6 +135,37 @@ def test_public_names_are_documented(path):
             if not isinstance(thing, type):
                 missing = [k for k, v in docments(thing).items() if v is None and k not in ("return", "args", "kwargs")]
                 assert not missing, f"{name}: no docment for {missing}"
+
+
+CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
+WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly"}  # they check, choose, compile
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_public_functions_say_what_they_raise_and_where_their_formula_comes_from(chapter):
+    module = importlib.import_module(f"quant101.{chapter}")
+    functions = {name: f for name in module.__all__ if inspect.isfunction(f := getattr(module, name)) and f.__module__ == module.__name__}
+    assert functions
+    for name, function in functions.items():
+        said = " ".join(function.__doc__.split())
+        assert re.search(r"\bRaises?\b", said), f"{name} does not say what it raises"
+        if name not in WITHOUT_A_FORMULA:
+            assert re.search(r"\bSource: \w", said), f"{name} names no source"
+
+
+def sources():
+    "What the docstrings of the package cite: (module, family name of the first author, year)."
+    for path in MODULES:
+        for text in re.findall(r"Source:.*?(?:\"\"\"|\"$)", path.read_text(encoding="utf8"), re.S | re.M):
+            yield from ((path.stem, *found) for found in re.findall(r"([A-Z]\w+)(?: et al\.| and [\w ]+?)? ((?:19|20)\d\d)\b", text))
+
+
+def test_sources_stand_in_the_references():
+    entries = re.findall(r"author = {(.*?)}, title.*?year = {(\d+)}", (ROOT / "references.bib").read_text(encoding="utf8"))
+    known = {(re.split(r" and ", authors)[0].split(",")[0].strip("{}"), year) for authors, year in entries}
+    cited = set(sources())
+    assert {("dtypes", "Micikevicius", "2022"), ("matmul", "Goto", "2008")} <= cited
+    assert {(author, year) for _, author, year in cited} <= known
 
 
 def test_plain_import_is_light():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests_support import needs, run
 
 from quant101 import matmul
-from quant101.matmul import (PackedWeights, instruction_set, linear_int8, llm_int8_linear, matmul_int8, pack_weights,
+from quant101.matmul import (PackedWeights, instruction_alone, instruction_set, linear_int8, llm_int8_linear, matmul_int8, pack_weights,
                              tile_assembly, unpack_weights)
 
 NAMES = ["AVX-512 VNNI", "AVX-VNNI", "NEON dot product", "portable"]
@@ -248,9 +248,33 @@ def test_portable_tile_compiles_everywhere():
     tile_assembly("portable", X86, "x86-64")
 
 
-def test_unknown_tile_is_refused():
+@pytest.mark.parametrize("machine", [("AVX-512 VNNI", X86), ("AVX-512 VNNI", ARM), ("AVX-VNNI", X86, "haswell"), ("NEON dot product", ARM),
+                                     ("portable", X86, "no such"), ("portable", "nowhere"), ("portable", X86, "", "-64bit"), ("portable", X86, "", "garbage,+")], ids=str)
+def test_a_machine_that_cannot_is_refused(machine):
+    "LLVM ends its process for most of these."
+    with pytest.raises(ValueError, match="triple, cpu and features must name a machine that has the instruction, got .*LLVM says"):
+        tile_assembly(*machine)
+
+
+def test_the_tile_of_another_name_or_kind_is_refused():
     with pytest.raises(ValueError, match="name must be one of AVX-512 VNNI, .*, got 'AMX'"):
         tile_assembly("AMX", X86)
+    for place, name in enumerate(("name", "triple", "cpu", "features")):
+        given = ["portable", X86, "haswell", ""]
+        given[place] = [1]
+        with pytest.raises(TypeError, match=f"{name} must be a string, got list"):
+            tile_assembly(*given)
+
+
+def test_instruction_alone_counts_and_refuses(path):
+    lanes = {i.name: i.rows * 32 for i in matmul._INSTRUCTIONS}[path]
+    assert instruction_alone(3) == instruction_alone(np.int8(3)) == 3 * lanes * 8 and instruction_alone(0) == 0
+    for steps in (-1, 2**63):
+        with pytest.raises(ValueError, match=rf"steps must lie in 0\.\.2\*\*63 - 1, got {steps}"):
+            instruction_alone(steps)
+    for steps in (1.0, True, "1", None):
+        with pytest.raises(TypeError, match="steps must be a whole number, got"):
+            instruction_alone(steps)
 
 
 # Packed weights
@@ -264,6 +288,8 @@ def test_weights_come_back():
         assert packed.shape == (outputs, inputs) and np.array_equal(unpack_weights(packed), w)
         assert np.array_equal(packed.sums[:outputs], w.sum(axis=1)) and not packed.sums[outputs:].any()
         assert np.array_equal(packed.scale, scale) and packed.panels.ctypes.data % 64 == 0
+        unpack_weights(packed)[...] = 0  # a copy, that may be written to
+        assert np.array_equal(unpack_weights(packed), w)
         chosen = np.arange(inputs)[::2]
         assert np.array_equal(matmul._real_weights(packed, chosen), (w * scale[:, None]).T[chosen])
 
@@ -290,6 +316,12 @@ def test_packed_weights_refuse_what_does_not_fit():
                    dict(sums=good.sums[:5]), dict(panels=good.panels.view(np.uint8)), dict(panels=good.panels[:, :, ::-1])):
         with pytest.raises(ValueError, match="must be a contiguous"):
             replace(good, **change)
+    for shape in (3, None, (3.0, 6), ("5", 6), (True, 6), [5, 6]):
+        with pytest.raises(TypeError, match="shape must be a tuple of whole numbers, got"):
+            replace(good, shape=shape)
+    for shape in ((5,), (5, 6, 1), (-5, 6), (5, -6), ()):
+        with pytest.raises(ValueError, match=r"shape must be \(outputs, inputs\), neither below 0, got"):
+            replace(good, shape=shape)
     with pytest.raises(TypeError, match="panels must be an array, got list"):
         replace(good, panels=[1])
     with pytest.raises(ValueError, match="at most 65793"):
@@ -342,6 +374,12 @@ def test_the_inverse_alone_would_not_do():
     assert np.array_equal(codes.astype(int) - 128, np.rint(x / scale)) and np.array_equal(scales, scale[:, 0])
 
 
+def test_a_row_of_zeros_has_the_scale_one_and_the_codes_zero(path):
+    instruction = matmul._choose(path)
+    codes, scales = matmul._as_bytes_and_scales(np.zeros((2, 21), np.float32), instruction)
+    assert scales.tolist() == [1, 1] and (codes[:, :21] == (0 if instruction.signed else 128)).all()
+
+
 @pytest.mark.parametrize("dtype", ["f2", ">f4", "f8", ">f8", "i4", "u1"])
 def test_linear_takes_real_numbers_of_any_kind(path, dtype):
     rng = np.random.default_rng(6)
@@ -390,14 +428,14 @@ def load_real():
 
 def plain_llm(x, w, scale, threshold, bias):
     x = np.asarray(x, np.float32)
-    columns = np.abs(x).max(axis=0, initial=0).astype(np.float64) >= threshold
+    columns = np.abs(x).max(axis=0, initial=0).astype(np.float64) >= min(threshold, 1e30)
     rest = np.where(columns, np.float32(0), x)
     weights = w[:, columns] * np.broadcast_to(np.float32(scale), len(w))[:, None]
     kept = x[:, columns].astype(np.float64) @ weights.astype(np.float64).T
     return (plain_linear(rest, w, scale, bias) + kept).astype(np.float32)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 2, 3.0, 6.0, np.float32(4), np.inf, 1e300])
+@pytest.mark.parametrize("threshold", [0.5, 2, 3.0, 6.0, np.float32(4), np.inf, 1e300, 10**400], ids=lambda t: str(t)[:5])
 def test_outlier_columns_are_kept(path, threshold):
     rng = np.random.default_rng(8)
     x, w = rng.standard_normal((19, 45)).astype(np.float32), codes(rng, (37, 45), np.int8)
@@ -407,8 +445,16 @@ def test_outlier_columns_are_kept(path, threshold):
     y = llm_int8_linear(x, packed, threshold, bias)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, plain_llm(x, w, scale, threshold, bias), rtol=3e-7, atol=1e-7)
-    if not np.isfinite(np.float64(threshold)) or threshold > 1e6:
+    if threshold > 1e6:
         assert np.array_equal(y, linear_int8(x, packed, bias))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_column_that_just_reaches_the_threshold_is_kept(path, sign):
+    x, w = np.float32([[6 * sign, 0.1], [0.2, 0.01]]), np.array([[0, 127], [127, 0]], np.int8)
+    kept, quantized = (llm_int8_linear(x, pack_weights(w, 1.0), threshold) for threshold in (6.0, np.nextafter(np.float32(6), np.float32(7))))
+    np.testing.assert_allclose(kept[:, 0], [12.7, 1.27], rtol=1e-6)  # 0.1 and 0.01 with a scale of their own
+    assert np.array_equal(quantized, linear_int8(x, pack_weights(w, 1.0))) and abs(quantized[0, 0] - 12.7) > 0.5
 
 
 def test_outliers_no_longer_coarsen_the_rest():

@@ -273,6 +273,8 @@ def test_normalize_and_rescale_types():
     assert rescale(np.array([-128, 64], np.int8), np.int8(-128)).tolist() == [-16384, 8192]
     assert normalize(-4).shape == () and isinstance(normalize(-4), np.ndarray) and normalize(-4) == -1
     assert rescale([], [1, 2]).shape == (0,)
+    assert rescale(np.float16([0, 0.5, -1]), 8e4).tolist() == [0, 40000, -np.inf]  # 8e4 itself is infinite in float16
+    assert rescale(np.float32(0), 1e40) == 0 and rescale(np.float32(0), 1e40).shape == ()
     x = np.random.default_rng(0).normal(0, 1, (4, 6)).astype(np.float32)
     for name, view in layouts(x).items():
         assert np.array_equal(normalize(view), normalize(x)), name

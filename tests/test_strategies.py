@@ -388,6 +388,12 @@ def test_split_is_what_the_definition_says(x, threshold, bits):
     assert s.shape == x.shape and not s.q[:, columns].any()
 
 
+def test_a_threshold_that_no_float_reaches_splits_nothing():
+    x = np.float64([[1e308, 3.0]])
+    for threshold in (10**400, np.inf, np.finfo(np.float64).max):
+        assert split_outliers(x, threshold).columns.size == 0
+
+
 @settings(max_examples=100, deadline=None)
 @given(matrices, st.floats(0.25, 25))
 def test_split_restores_outliers_exactly_and_the_rest_to_half_a_step(x, threshold):

@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 
@@ -32,11 +32,16 @@ import numpy as np
 import quant101
 
 PACKAGE = Path(quant101.__file__).parent
-APART = {"plots", "bench", "matmul"}  # draws; starts processes; packs addresses, and has bad input in its own tests
+# plots draws; bench starts processes, and what it computes from their seconds takes what its own race returned
+APART = {"plots", "bench"}
 FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
 VIEWS = {"as_real_array"}  # documented to copy only if need be
+ADDRESSES = {"_places"}  # where packed weights lie in memory
+LEFT_OUT = "left out"  # the digest of a case that plain Python is not asked for
+SELDOM = {"load_sample", "tile_assembly"}  # read a file, start a process
+PATHS = *["", "portable"] * 5, "AVX-512 VNNI", "avx_vnni", "NEON dot product", "no such"  # what QUANT101_ISA may say
 
 
 # Discovery
@@ -91,6 +96,8 @@ class Scene:
         self.place = self.make_place()
         self.bars = counts_and_edges(self)
         self.ends = self.make_ends()
+        self.inputs = int(self.rng.choice([0, 1, 3, 4, 5, 16, 33, 130]))
+        self.isa = self.pick(*PATHS)
 
     def chance(self, p):
         return self.rng.random() < p
@@ -212,6 +219,24 @@ class Scene:
         return self.array((self.pick(*[self.columns] * 4, 2), 3), FLOATS)
 
 
+    def int8(self, shape):
+        "Codes in which the extremes are frequent."
+        codes = self.rng.integers(-128, 128, shape).astype("i1")
+        return np.where(self.rng.random(shape) < 0.2, np.int8(self.pick(-128, 127)), codes)
+
+    def packed(self):
+        outputs = int(self.rng.choice([0, 1, 3, 31, 32, 33, 70]))
+        packed = quant101.pack_weights(self.int8((outputs, self.inputs)), self.pick(1.0, 0.01, 1e-30, 3e30))
+        return copy.deepcopy(packed)  # without the unused bytes around aligned memory, which are never the same
+
+    def product_codes(self):
+        "Codes for a product with packed weights, int8 or uint8."
+        return self.dress(self.int8((int(self.rng.integers(0, 20)), self.inputs)).view(self.pick("i1", "u1")))
+
+    def activations(self):
+        return self.array((int(self.rng.integers(0, 20)), self.inputs if self.chance(0.95) else 3))
+
+
 def codes_for(scene):
     return scene.codes(*scene.bounds(), scene.shape)
 
@@ -258,7 +283,8 @@ def counts_and_edges(scene):
 
 
 # Classes that only functions make: their methods are called on what these make
-RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation}
+RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation, "PackedWeights": Scene.packed,
+           "Instruction": lambda s: importlib.import_module("quant101.matmul")._choose("portable")}
 BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
 INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
 
@@ -289,8 +315,14 @@ MAKE = {
     "span": lambda s: s.pick("both", "middle", "peak", "signed", "none"), "Convention.narrow": lambda s: s.pick((), ("int8",)),
     "precision": lambda s: s.pick("float32", "float64", "float16"), "zero_rounding": lambda s: s.pick("together", "apart", ""), "floor": lambda s: s.pick(0.0, 1e-7),
     "below": lambda s: s.pick("keep", "one", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
-    "exponent_bits": lambda s: int(s.rng.integers(0, 11)), "mantissa_bits": lambda s: int(s.rng.integers(-1, 26)),
-    "bias": lambda s: s.pick(None, None, 0, 1, 7, 16, 127, 128), "specials": lambda s: s.pick("ieee", "fn", "fnuz", "none", "most"),
+    "pack_weights.w": lambda s: s.dress(s.int8((int(s.rng.integers(0, 40)), s.inputs))), "packed": Scene.packed, "matmul_int8.a": Scene.product_codes,
+    "pack_weights.scale": lambda s: s.pick(0.1, np.float32(3), 1e-300, 0, np.abs(s.numbers((3,), "f4")) + 0.1), "linear_int8.x": Scene.activations,
+    "llm_int8_linear.x": Scene.activations, "steps": lambda s: s.pick(0, 1, 7, np.int64(100), np.uint8(255), -1, 2**63, 0.5),
+    "bias": lambda s: s.pick(None, s.array((s.pick(0, 1, 3, 31, 32, 33, 70),))),
+    "tile_assembly.name": lambda s: s.pick("AVX-512 VNNI", "AVX-VNNI", "NEON dot product", "portable", "AMX"), "cpu": lambda s: s.pick("", "", "sapphirerapids", "neoverse-n1", "no"),
+    "triple": lambda s: s.pick("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "nowhere"), "features": lambda s: s.pick("", "+dotprod", "+avx512vnni,+avx512vl", "-64bit", "+,"),
+    "FloatFormat.bias": lambda s: s.pick(None, None, 0, 1, 7, 16, 127, 128), "exponent_bits": lambda s: int(s.rng.integers(0, 11)), "mantissa_bits": lambda s: int(s.rng.integers(-1, 26)),
+    "specials": lambda s: s.pick("ieee", "fn", "fnuz", "none", "most"),
 }
 
 
@@ -337,7 +369,7 @@ def snapshot(value):
     if isinstance(value, dict):
         return {k: snapshot(v) for k, v in value.items()}
     if is_ours(value):
-        return snapshot(vars(value))
+        return snapshot(contents(value))
     return repr(value)
 
 
@@ -362,7 +394,7 @@ def flatten(result):
     if isinstance(result, dict):
         return [part for r in result.values() for part in flatten(r)]
     if is_ours(result):
-        return [type(result).__name__, *flatten(vars(result))]
+        return [type(result).__name__, *flatten(contents(result))]
     if isinstance(result, (float, np.floating)):
         return [(type(result).__name__, struct.pack("d", float(result)))]
     return [(type(result).__name__, repr(result) if isinstance(result, (int, str, bool, type(None), np.integer)) else "")]
@@ -391,7 +423,7 @@ def prepare(case, seed=0):
     names = list(targets())
     rng = np.random.default_rng([seed, case, 1])
     name = names[rng.integers(len(names))]
-    if name == "load_sample" and rng.random() < 0.95:  # reads a file
+    if name in SELDOM and rng.random() < 0.95:
         name = "quantize"
     scene = Scene(case, name, seed)
     function = targets()[name]
@@ -415,9 +447,25 @@ def instance(name, scene):
     raise Broken(f"{name}: 50 random calls gave no object")
 
 
+@contextmanager
+def instruction_set(name):
+    "Multiply by this instruction set, of which the machine may know nothing."
+    before = os.environ.get("QUANT101_ISA")
+    os.environ["QUANT101_ISA"] = name
+    try:
+        yield
+    finally:
+        os.environ.pop("QUANT101_ISA")
+        os.environ.update({} if before is None else {"QUANT101_ISA": before})
+
+
 def run_case(case, seed=0):
-    "Make one call and check the promises; returns what came out."
-    name, function, args, kwargs = prepare(case, seed)
+    "Make one call and check the promises, by any instruction set; returns what came out."
+    with instruction_set(Scene(case, "", seed).isa):
+        return run_call(*prepare(case, seed))
+
+
+def run_call(name, function, args, kwargs):
     everything = [*args, *kwargs.values()]
     before = [snapshot(v) for v in everything]
     kind, result = outcome(function, [fresh(v) for v in args], {k: fresh(v) for k, v in kwargs.items()})
@@ -441,15 +489,21 @@ def check_message(names, error):
 
 
 def names_of(name, arguments):
-    "What a message may call an argument: its name, the name that was given for it, or a field of it."
+    "What a message may name: an argument, the name that was given for it, a field of it, a method and its class, the instruction set."
     words = [value for value in arguments if isinstance(value, str) and value]
     fields = [field for value in arguments if is_ours(value) for field in vars(value)]
-    return [arg for arg, _, _ in parameters(name)] + words + fields
+    method = name.split(".") if "." in name else []
+    return [arg for arg, _, _ in parameters(name)] + words + fields + method + ["QUANT101_ISA"]
 
 
 def is_ours(value):
     "Whether `value` is an object of a class of this package."
     return hasattr(value, "__dict__") and type(value).__module__.startswith("quant101") and not isinstance(value, enum.Enum)
+
+
+def contents(value):
+    "What an object of ours holds."
+    return {k: v for k, v in vars(value).items() if k not in ADDRESSES}
 
 
 def check_layout(function, args, kwargs, kind, result):
@@ -480,8 +534,8 @@ def run(first, count, seed=0, note=None, digest=None):
             if note is not None:
                 os.pwrite(note, b"%12d" % case, 0)
             try:
-                if without_jit and slow_as_python(case, seed):
-                    digest.append("slow")
+                if without_jit and not python_can(case, seed):
+                    digest.append(LEFT_OUT)
                     continue
                 name, kind, result = run_case(case, seed)
                 seen.setdefault(name, {}).setdefault(kind, 0)
@@ -496,14 +550,19 @@ def run(first, count, seed=0, note=None, digest=None):
     return failures, seen
 
 
-def slow_as_python(case, seed):
-    "Whether a case tries thousands of thresholds, which takes minutes without the JIT."
+def python_can(case, seed):
+    """Whether a case can be run without the JIT, and in reasonable time.
+
+    The kernels of matmul are made of LLVM's instructions, which Python cannot execute; tests/test_matmul.py compares them with
+    NumPy's products in place of that. Thousands of thresholds take minutes.
+    """
     try:
         name, _, args, kwargs = prepare(case, seed)
     except Exception:
-        return False
+        return True
     words = [v for v in [*args, *kwargs.values()] if isinstance(v, str)]
-    return name == "calibrate" and bool({"mse", "entropy"} & set(words))
+    thresholds = name == "calibrate" and {"mse", "entropy"} & set(words)
+    return targets()[name].__module__ != "quant101.matmul" and not thresholds
 
 
 def prepare_name(case, seed):

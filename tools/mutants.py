@@ -4,6 +4,7 @@
     python tools/mutants.py tie clamp       those with one of these words in their name
     python tools/mutants.py --list          the mutants, and whether their text is still in the package; runs no test
 
+A mutant meets the tests of its own chapter first, and those of all others only if it lives. Each run stops at the first test that fails.
 Exit status 1 if a mutant survives, or if the text that it replaces does not stand just once in its module any more.
 """
 import argparse
@@ -22,8 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tools" / "mutants.toml"
 COPIED = ("quant101", "tests", "tools", "nbs/data", "pyproject.toml")
 LAST = ["test_proof", "test_properties", "test_fuzz"]
-# The copy must be what is imported, whatever else is installed.
-START = "import sys, pytest, quant101; assert quant101.__file__.startswith(sys.argv[1]), quant101.__file__; sys.exit(pytest.main(sys.argv[2:]))"
+# The copy must be what is imported, whatever else is installed; and a failure is enough, Hypothesis need not look for the smallest one.
+START = """
+import sys, pytest, quant101
+
+assert quant101.__file__.startswith(sys.argv[1]), quant101.__file__
+
+class FirstFailure:
+    def pytest_configure(self):
+        from hypothesis import Phase, settings
+        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+        settings.load_profile("mutants")
+
+sys.exit(pytest.main(sys.argv[2:], [FirstFailure()]))
+"""
 
 
 def mutants():
@@ -39,11 +52,14 @@ def fault(mutant):
     return None if count == 1 else f"its text stands {count} times in quant101/{mutant['module']}.py"
 
 
-def test_files(folder, module):
-    "The tests of the modules that have mutants, the module's own first and the slow ones last."
+def own_tests(module):
+    return [f"test_{module}"]
+
+
+def other_tests(module):
+    "The test files of everything but the module, the slow ones last."
     others = sorted({f"test_{m['module']}" for m in mutants()} - {f"test_{module}"})
-    order = [f"test_{module}", *LAST[:2], *others, LAST[2]]
-    return [f"tests/{name}.py" for name in order if (Path(folder) / "tests" / f"{name}.py").exists()]
+    return [*LAST[:2], *others, LAST[2]]
 
 
 def copy_package(origin, folder):
@@ -55,13 +71,16 @@ def copy_package(origin, folder):
             shutil.copy(source, target)
 
 
-def run_tests(folder, module, more):
-    "Run the tests in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
+def run_tests(folder, names, more, limit=3600):
+    "Run test files in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "QUANT101_INNER": "1"}
     env.pop("QUANT101_CHECK_ALL", None)
-    command = [sys.executable, "-c", START, str(folder), "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *test_files(folder, module), *more]
+    paths = [f"tests/{name}.py" for name in names if (Path(folder) / "tests" / f"{name}.py").exists()]
+    if not paths:
+        return True, None, ""
+    command = [sys.executable, "-c", START, str(folder), "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *paths, *more]
     try:
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return False, "a test that did not end", ""
     printed = done.stdout[-2000:] + done.stderr[-2000:]
@@ -75,8 +94,8 @@ def run_tests(folder, module, more):
     raise RuntimeError(f"the tests could not be run:\n{printed}")
 
 
-def try_mutant(mutant, origin, more):
-    "Make the mutant, run the tests, and say which one killed it (None if it lives) and after how many seconds."
+def try_mutant(mutant, names, origin, more, limit):
+    "Make the mutant, run these tests, and say which one killed it (None if it lives) and after how many seconds."
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.realpath(folder)
@@ -85,36 +104,50 @@ def try_mutant(mutant, origin, more):
         source = path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"])
         compile(source, mutant["name"], "exec")  # a mutant has to be a program
         path.write_text(source, encoding="utf8")
-        passed, killer, _ = run_tests(folder, mutant["module"], more)
+        passed, killer, _ = run_tests(folder, names, more, limit)
     return None if passed else killer, time.perf_counter() - start
 
 
-def unchanged_passes(origin, modules, more):
-    "The tests must pass on an unchanged copy, or a kill would mean nothing."
-    passed, killer, printed = run_tests(origin, sorted(modules)[0], more)
-    if not passed:
-        print(f"the tests fail on the unchanged package: {killer}\n{printed}")
-    return passed
+def seconds_unchanged(names, origin, pool, more):
+    "How long each test file takes on an unchanged copy. It must pass there, or a kill would mean nothing."
+    def run(name):
+        start = time.perf_counter()
+        passed, killer, printed = run_tests(origin, [name], more)
+        return name, time.perf_counter() - start, None if passed else f"the tests fail on the unchanged package: {killer}\n{printed}"
+
+    runs = list(pool.map(run, names))
+    if failures := [failure for *_, failure in runs if failure]:
+        sys.exit("\n".join(failures))
+    print("unchanged:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds, _ in runs), flush=True)
+    return {name: seconds for name, seconds, _ in runs}
+
+
+def survivors(chosen, tests, origin, pool, more):
+    "Try mutants on the test files that `tests` gives for their module. A test that takes three times as long as it should does not end."
+    names = {m["name"]: tests(m["module"]) for m in chosen}
+    seconds = seconds_unchanged(dict.fromkeys(name for files in names.values() for name in files), origin, pool, more)
+    limits = {name: 60 + 3 * sum(seconds[file] for file in files) for name, files in names.items()}
+    tried = pool.map(lambda m: try_mutant(m, names[m["name"]], origin, more, limits[m["name"]]), chosen)
+    alive = []
+    for mutant, (killer, taken) in zip(chosen, tried):
+        report(mutant, killer, taken)
+        alive += [] if killer else [mutant]
+    return alive
 
 
 def try_all(chosen, processes, more):
-    "Try every mutant on a copy made now, so that an edit in the meantime does no harm. Returns the survivors."
-    alive = []
+    "Try every mutant on a copy made now, so that an edit in the meantime does no harm. Returns the names of the survivors."
     with tempfile.TemporaryDirectory() as origin, ThreadPoolExecutor(processes) as pool:
         origin = os.path.realpath(origin)
         copy_package(ROOT, origin)
-        if not unchanged_passes(origin, {m["module"] for m in chosen}, more):
-            sys.exit(1)
-        for mutant, (killer, seconds) in zip(chosen, pool.map(lambda m: try_mutant(m, origin, more), chosen)):
-            report(mutant, killer, seconds)
-            if killer is None:
-                alive.append(mutant["name"])
-    return alive
+        for tests in (own_tests, other_tests):
+            chosen = chosen and survivors(chosen, tests, origin, pool, more)
+    return [m["name"] for m in chosen]
 
 
 def report(mutant, killer, seconds):
     bug = f"  [{mutant['bug']}]" if "bug" in mutant else ""
-    verdict = f"killed by {killer}" if killer else "SURVIVED"
+    verdict = f"killed by {killer}" if killer else "still alive"
     print(f"{mutant['module']:12} {mutant['name']}{bug}\n{'':12} {verdict} in {seconds:.0f} s", flush=True)
 
 
