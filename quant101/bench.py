@@ -345,6 +345,7 @@ class _Task:
     peers, loose = ("numpy", "torch", "onnxruntime"), ("torch", "onnxruntime")
     worst, mean = 0.0, 0.0  # how far the results of `loose` contestants may lie from what must come out
     written = 0  # bytes per element, next to the four or fewer that are read
+    limits = ("new copy", "copy in place")
 
     def inputs(self, size):
         return (_values(size),)
@@ -370,9 +371,9 @@ class _ToCodes(_Task):
 # %% ../nbs/92_bench.ipynb #ae3c34cd
 class _Quantize(_ToCodes):
     "Quantization, by us and by NumPy."
-    def quant101(self, x, scale):
+    def quant101(self, x, scale, **into):
         qparams = QParams(scale, 3 if scale.ndim == 0 else np.full(scale.shape, 3), **dict(self.place))
-        return lambda: quantize(x, qparams), np.asarray
+        return lambda: quantize(x, qparams, **into), np.asarray
 
     def numpy(self, x, scale):
         x, scale = x.reshape(scale.size, -1), scale.reshape(-1, 1)
@@ -407,9 +408,9 @@ class _Dequantize(_ToCodes):
     def expected(self, q, scale):
         return ((q.astype(np.float64) - 3) * scale.astype(np.float64)).astype(np.float32)
 
-    def quant101(self, q, scale):
+    def quant101(self, q, scale, **into):
         qparams = QParams(scale, 3)
-        return lambda: dequantize(q, qparams), np.asarray
+        return lambda: dequantize(q, qparams, **into), np.asarray
 
     def numpy(self, q, scale):
         return lambda: (q.astype(np.float32) - 3) * scale, np.asarray
@@ -436,9 +437,9 @@ class _FakeQuantize(_ToCodes):
     def expected(self, x, scale):
         return ((super().expected(x, scale).astype(np.float64) - 3) * scale.astype(np.float64)).astype(np.float32)
 
-    def quant101(self, x, scale):
+    def quant101(self, x, scale, **into):
         qparams = QParams(scale, 3)
-        return lambda: fake_quantize(x, qparams), np.asarray
+        return lambda: fake_quantize(x, qparams, **into), np.asarray
 
     def numpy(self, x, scale):
         return lambda: (np.clip(np.rint(x / scale) + 3, -128, 127) - 3) * scale, np.asarray
@@ -475,8 +476,8 @@ class _Encode(_Task):
     def expected(self, x):
         return _nearest_codes(x, self.fmt)
 
-    def quant101(self, x):
-        return lambda: encode(x, self.fmt), np.asarray
+    def quant101(self, x, **into):
+        return lambda: encode(x, self.fmt, **into), np.asarray
 
     def numpy(self, x):
         dtype = np.dtype(self.dtype)
@@ -513,8 +514,8 @@ class _Decode(_Encode):
         magnitude = codes & (2 ** (self.fmt.bits - 1) - 1)
         return np.copysign(numbers[magnitude], np.where(codes == magnitude, np.float32(1), np.float32(-1)))
 
-    def quant101(self, codes):
-        return lambda: decode(codes, self.fmt), np.asarray
+    def quant101(self, codes, **into):
+        return lambda: decode(codes, self.fmt, **into), np.asarray
 
     def numpy(self, codes):
         codes = codes.view(self.dtype)
@@ -624,6 +625,21 @@ def _percentiles(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
     places = np.searchsorted(np.cumsum(counts), np.array([0.01, 0.99]) * counts.sum())
     return edges[places]
 
+# %% ../nbs/92_bench.ipynb #d7118226
+class _Into:
+    "A task of which our result goes to an array that is there."
+    limits = ("copy in place",)
+
+    def __init__(self, task: _Task):
+        self.task = task
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def quant101(self, *inputs):
+        call, read = self.task.quant101(*inputs)
+        return self.task.quant101(*inputs, out=read(call()).copy())
+
 # %% ../nbs/92_bench.ipynb #7492f806
 TASKS = {
     "quantize per tensor": _QuantizePeers(),
@@ -644,6 +660,8 @@ TASKS = {
     "min-max": _MinMax(),
     "histogram": _Histogram(),
 }
+TASKS |= {f"{name}, into out": _Into(TASKS[name]) for name in (
+    "quantize per tensor", "dequantize", "fake_quantize", "encode FP16", "encode BF16", "encode E4M3", "decode FP16", "decode BF16")}
 
 # %% ../nbs/92_bench.ipynb #6966cb71
 def _check(result: np.ndarray, expected: np.ndarray, worst: float, mean: float) -> None:
@@ -706,7 +724,7 @@ def element_contestants(
     "Return who does a task on an array of a size, and the limits that the memory sets."
     one = TASKS[task]
     bytes_moved = (one.read + one.written) * size
-    limits = ("new copy", "copy in place") if one.written else ("plain read",)
+    limits = one.limits if one.written else ("plain read",)
     return {name: Contestant(_element_work, (task, name, size), _NEEDS.get(name, ()), first=False) for name in ("quant101", *one.peers)} | {
         name: Contestant(LIMITS[name], (bytes_moved,)) for name in limits}
 

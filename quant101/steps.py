@@ -369,19 +369,22 @@ def _one_scale(one, wrong):
 # %% ../nbs/02_steps.ipynb #fcf48d57
 @cache
 def _scale_per_row(one, wrong):
-    "Return the loop over rows with a scale each."
+    "Return the loop over rows with a scale each; short rows are checked many at a time."
     @njit(nogil=True)
     def _loop(first, x, out, scale, zero_point, qmin, qmax):
-        bad, width, values = np.int32(0), x.shape[1], x.reshape(-1)
-        step = 1 + 4096 // width  # rows that stay in the cache between the check and the formula
+        bad, width, values, c = np.int32(0), x.shape[1], x.reshape(-1), first % scale.size
+        step, short = 1 + 4096 // width, width < 256  # rows that stay in the cache between the check and the formula
         for start in range(0, x.shape[0], step):
-            piece = values[start * width : (start + step) * width]
+            piece = values[start * width : (start + step) * width] if short else values[:0]
             for i in range(piece.size):
                 bad = max(bad, wrong(piece[i], qmin, qmax))
             for r in range(start, min(start + step, x.shape[0])):
-                s, z = scale[(first + r) % scale.size], zero_point[(first + r) % scale.size]
+                s, z = scale[c], zero_point[c]
                 for i in range(width):
                     out[r, i] = one(x[r, i], s, z, qmin, qmax)
+                    if not short:
+                        bad = max(bad, wrong(x[r, i], qmin, qmax))
+                c = c + 1 if c + 1 < scale.size else 0
         return np.int64(bad)
 
     return _loop
