@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 from numbers import Integral, Real
-from threading import Lock
 
 import numba
 import numpy as np
@@ -29,7 +28,7 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .dtypes import as_real_array
+from .dtypes import _ONE_AT_A_TIME, _PROCESS, as_real_array
 
 # %% ../nbs/07_matmul.ipynb #4ea191b0
 _MAX_K = (2**31 - 1) // (255 * 128)
@@ -430,7 +429,6 @@ def _rows_kernel(instruction: Instruction, scaled: bool):
     return _multiply_rows
 
 # %% ../nbs/07_matmul.ipynb #b2353f80
-_PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
 _INT, _FLOAT, _JOB = np.dtype(np.int32), np.dtype(np.float32), c_int64 * 9
 
 def _parts(rows: int, operations: int, height: int) -> int:

@@ -75,6 +75,7 @@ def run_tests(folder, names, more, limit=3600):
     "Run test files in `folder`; returns whether they passed, the first test that failed, and the end of what was printed."
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "QUANT101_INNER": "1"}
     env.pop("QUANT101_CHECK_ALL", None)
+    env["OMP_WAIT_POLICY"] = "passive"  # two runs share the cores, and threads that wait must not keep the others from working
     paths = [f"tests/{name}.py" for name in names if (Path(folder) / "tests" / f"{name}.py").exists()]
     if not paths:
         return True, None, ""

@@ -369,6 +369,7 @@ def main():
     gone = absent(args.formats)
     if gone and os.environ.get("QUANT101_CHECK_ALL") == "1":
         sys.exit(1)
+    os.environ["NUMBA_NUM_THREADS"] = "1"  # for the processes that are started: they share the cores already
     table = prove(args.formats, args.stride, args.processes)
     for row in table["disagreements"]:
         print("apart:", row["format"], row["first"], "..", row["last"], row["gives"], row["equals"])
