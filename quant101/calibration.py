@@ -257,39 +257,38 @@ def _levelled(counts: np.ndarray, levels: int) -> np.ndarray:
 
 # %% ../nbs/04_calibration.ipynb #68c5f70c
 @njit
-def _divergence(counts, entropies, kept, levels, outliers):
-    inside = own = cross = 0.0
+def _divergence(below, filled, own, entropies, kept, levels):
+    inside, outliers, cross, first = below[kept], below[-1] - below[kept], 0.0, 0
     for group in range(levels):
-        total = filled = 0.0
-        for k in range(-(-group * kept // levels), -(-(group + 1) * kept // levels)):
-            total += counts[k]
-            filled += counts[k] > 0.0
-            own += entropies[k]
-        if filled > 0.0:
+        end = -(-(group + 1) * kept // levels)
+        total, bins = below[end] - below[first], filled[end] - filled[first]
+        if bins > 0.0:
             pile = outliers if group == levels - 1 else 0.0
-            cross += (total + pile) * math.log(total / filled)
-        inside += total
-    last = counts[kept - 1]
+            cross += (total + pile) * math.log(total / bins)
+        first = end
+    p_part, last = own[kept], inside - below[kept - 1]
     if outliers > 0.0:
         if last == 0.0:
             return math.inf
-        own += (last + outliers) * math.log(last + outliers) - entropies[kept - 1]
-    n = inside + outliers
-    return max((own - cross) / n + math.log(inside / n), 0.0)
+        p_part += (last + outliers) * math.log(last + outliers) - entropies[kept - 1]
+    return max((p_part - cross) / below[-1] + math.log(inside / below[-1]), 0.0)
 
 # %% ../nbs/04_calibration.ipynb #6d174080
 @njit
-def _divergence_rows(counts, entropies, levels, out):
-    outliers = counts[levels:].sum()
+def _divergence_rows(below, filled, own, entropies, levels, out):
     for i in range(out.size):
-        out[i] = _divergence(counts, entropies, levels + i, levels, outliers)
-        outliers -= counts[levels + i]
+        out[i] = _divergence(below, filled, own, entropies, levels + i, levels)
 
 # %% ../nbs/04_calibration.ipynb #fff1d0a2
+def _up_to(values: np.ndarray) -> np.ndarray:
+    "Return the sums of the first 0, 1, 2 ... values."
+    return np.concatenate([[0.0], np.cumsum(values)])
+
 def _tensorrt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
     "Return the ends lo and hi of every candidate, and its divergence. Source: Migacz 2017, the last slides."
     counts, kl = counts.astype(np.float64), np.empty(max(counts.size - levels, 0))
-    _divergence_rows(counts, counts * np.log(np.maximum(counts, 1)), levels, kl)
+    entropies = counts * np.log(np.maximum(counts, 1))
+    _divergence_rows(_up_to(counts), _up_to(counts > 0), _up_to(entropies), entropies, levels, kl)
     hi = (levels + np.arange(kl.size) + 0.5) * (float(edges[-1]) / counts.size)
     return -hi, hi, kl
 
