@@ -2,6 +2,7 @@
 
 `make prove` is the whole of it (2**32 inputs a format); here is every 65537th, every tie of every format, and their neighbours."""
 
+import json
 import sys
 from fractions import Fraction
 from functools import cache
@@ -196,6 +197,63 @@ def test_rounding_from_float64_and_from_integers_happens_once():
     halfway = 2**60 + 2**36  # in float32; one more must round up
     assert [int(cast(np.int64(halfway + i), FP32)) for i in (-1, 0, 1)] == [2**60, 2**60, 2**60 + 2**37]
     assert [int(cast(np.uint64(2**63 + 2**39 + i), FP32)) for i in (0, 1)] == [2**63, 2**63 + 2**40]
+
+
+# The table that `make prove` has written: the chapter on the conventions shows it
+
+
+def the_table():
+    return json.loads(prove.OUT.read_text(encoding="utf8"))
+
+
+def test_the_table_shows_the_whole_sweep_without_a_mismatch():
+    table = the_table()
+    assert table["stride"] == 1 and prove.wrong(table) == 0
+    assert set(table["versions"]) == {"numpy", "numba", "ml_dtypes", "torch", "onnxruntime"} and table["machine"] and table["processes"] <= 2
+    rows = {(r["format"], r["source"], r["overflow"]): r for r in table["sweep"]}
+    for name, fmt in prove.FORMATS.items():
+        for overflow in prove.OVERFLOWS:
+            row = rows.pop((name, "float32", overflow))
+            assert row["values"] == 2**32 - (0 if fmt.has_nan else 2 * (2**23 - 1))
+            assert set(row["mismatches"]) == judges(name, overflow) | {"decoded", "round trip"}
+        assert sum(r["seconds"] for r in table["sweep"] if r["format"] == name) <= 60, "seconds of our own a format"
+    for name in prove.FP8:
+        for overflow in prove.OVERFLOWS:
+            row = rows.pop((name, "float16", overflow))
+            assert row["values"] == 2**16 and set(row["mismatches"]) == judges(name, overflow) | {"decoded", "round trip"}
+    assert not rows
+
+
+def judges(name, overflow):
+    "Which library has a cast to a format with this rule: all but PyTorch, whose E4M3 saturates."
+    return {o for o in ("ml_dtypes", "torch") if name in prove.KNOWS[o]} - ({"torch"} if (name, overflow) == ("E4M3", "ieee") else set())
+
+
+def test_the_table_shows_every_code_decoded():
+    codes = {row["format"]: row for row in the_table()["codes"]}
+    assert {name: row["codes"] for name, row in codes.items()} == {name: 2**fmt.bits for name, fmt in prove.FORMATS.items()}
+    assert all(set(row["mismatches"]) == {o for o in ("ml_dtypes", "torch") if name in prove.KNOWS[o]} for name, row in codes.items())
+
+
+@needs("ml_dtypes")
+@needs("torch")
+@needs("onnxruntime")
+@pytest.mark.parametrize("name", prove.FP8)
+def test_the_libraries_disagree_just_where_the_table_says(name):
+    recorded = [r for r in the_table()["disagreements"] if r["format"] == name]
+    ranges = [(int(r["first_bits"], 16), int(r["last_bits"], 16)) for r in recorded]
+    assert all(r["inputs"] == last - first + 1 for r, (first, last) in zip(recorded, ranges))
+    ends = np.array([bit + d for first, last in ranges for bit in (first, last) for d in (-1, 0, 1)], np.uint32)
+    x = np.concatenate([prove.edges(name), prove.floats(0, -(-(1 << 32) // STRIDE), STRIDE), ends.view(np.float32)])
+    x = np.unique(x[~np.isnan(x)].view(np.uint32)).view(np.float32)
+    found = {}
+    for first, last, codes in prove.disagreements(x, name):
+        spots = x[(x.view(np.uint32) >= first) & (x.view(np.uint32) <= last)].view(np.uint32).tolist()
+        found |= dict.fromkeys(spots, prove.in_words(name, first, last, codes))
+    for bits in x.view(np.uint32).tolist():
+        inside = [r for r, (first, last) in zip(recorded, ranges) if first <= bits <= last]
+        assert len(inside) == (bits in found), hex(bits)
+        assert all(r[key] == found[bits][key] for r in inside for key in ("gives", "equals")), hex(bits)
 
 
 # Scale and zero point, against exact arithmetic
