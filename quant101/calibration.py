@@ -241,7 +241,8 @@ class Percentile(HistogramCalibrator):
     def error_bound(self) -> float:
         "Return the most by which either end of `range()` may lie outside the exact percentile, units of the data."
         lo, hi = self.range()
-        return min(self.histogram.width, hi - lo)
+        rounded_down = hi - lo < Fraction(hi) - Fraction(lo)
+        return min(self.histogram.width, math.nextafter(hi - lo, math.inf) if rounded_down else hi - lo)
 
     def exact(self, x) -> tuple[float, float]:
         "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."

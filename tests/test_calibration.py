@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tests_support import ROOT, needs
@@ -287,6 +287,7 @@ def test_exact_percentiles_are_the_order_statistic(values, lower, upper):
 
 @patient
 @given(data, st.sampled_from(PERCENTS), st.sampled_from(PERCENTS), st.sampled_from([4, 64, 4096, 65536]))
+@example(np.array([0.49997] * 17 + [67.66217418]), 0.1, 12.5, 64)  # hi - lo is rounded down
 def test_streamed_percentiles_keep_their_bound(values, lower, upper, bins):
     assume(values.size and lower < upper)
     calibrator = Percentile(lower, upper, bins).update(values)
