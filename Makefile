@@ -49,7 +49,7 @@ clean:
 constraints: pyproject.toml
 	$(PYTHON) tools/renew_constraints.py
 
-# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json. Half an hour.
+# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json and atlas_proof.json. A quarter of an hour.
 prove:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python tools/prove.py
