@@ -478,6 +478,10 @@ def _value64(q, scale, zero_point, qmin, qmax):
 def _is_outside(q, qmin, qmax):
     return np.int32(q < qmin or q > qmax)
 
+@njit
+def _never(q, qmin, qmax):
+    return np.int32(0)
+
 # %% ../nbs/02_steps.ipynb #500c5e58
 def _refuse_outside(q: np.ndarray, qparams: QParams) -> None:
     "Raise ValueError if one of the codes lies outside qmin..qmax."
@@ -504,7 +508,8 @@ def dequantize(
     if q.dtype != qparams.dtype:
         _refuse_outside(q, qparams)
     blocks, out = _blocks(q, qparams, qparams.dtype), _result(out, q.shape, scale.dtype, q)
-    if _sweep(_value32 if qmin.dtype == np.float32 else _value64, _is_outside, blocks, out, scale, zero_point, qmin, qmax):
+    wrong = _never if qparams.qmax - qparams.qmin + 1 == 256**qparams.dtype.itemsize else _is_outside  # all codes or some
+    if _sweep(_value32 if qmin.dtype == np.float32 else _value64, wrong, blocks, out, scale, zero_point, qmin, qmax):
         _refuse_outside(q, qparams)
     return out
 
