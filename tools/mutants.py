@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tools" / "mutants.toml"
 COPIED = ("quant101", "tests", "tools", "nbs/data", "pyproject.toml")
-LAST = ["test_proof", "test_properties", "test_fuzz"]
+FIRST, LAST = ["test_threads", "test_out", "test_proof", "test_properties"], ["test_fuzz"]
 # The copy must be what is imported, whatever else is installed; and a failure is enough, Hypothesis need not look for the smallest one.
 START = """
 import sys, pytest, quant101
@@ -59,7 +59,7 @@ def own_tests(module):
 def other_tests(module):
     "The test files of everything but the module, the slow ones last."
     others = sorted({f"test_{m['module']}" for m in mutants()} - {f"test_{module}"})
-    return [*LAST[:2], *others, LAST[2]]
+    return [*FIRST, *others, *LAST]
 
 
 def copy_package(origin, folder):
