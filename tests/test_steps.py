@@ -897,3 +897,11 @@ def test_measures_do_not_depend_on_the_layout():
 
 def test_an_empty_list_comes_back_empty():
     assert dequantize([], QParams(1.0)).shape == (0,) and quantize([], QParams(1.0)).shape == (0,)
+
+
+def test_a_level_is_itself_however_near_the_next_one_is():
+    "Twice 1.0 is what float64 makes of the sum of these neighbours, which is no tie: the sum was rounded."
+    near = np.nextafter(1.0, 2.0)
+    assert 1.0 + near == 2.0
+    for rule in ("half-even", "half-away", "half-up"):
+        assert round_to_levels([1.0, near], [0.0, 1.0, near], rule).tolist() == [1.0, near]

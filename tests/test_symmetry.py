@@ -404,3 +404,11 @@ def test_equals_the_dynamic_operator_on_samples():
 def test_results_are_qparams_that_print_and_compare():
     p = asymmetric_qparams(np.float32(-1), np.float32(3))
     assert isinstance(p, QParams) and p == asymmetric_qparams(np.float32(-1), np.float32(3)) != symmetric_qparams(-1, 3)
+
+
+def test_the_zero_point_is_rounded_after_the_subtraction():
+    "qmin - lo / scale is -126.5 in float64, though lo / scale is less than a tie; ONNX Runtime's formula says -126."
+    lo, hi = -np.nextafter(1.5, 0.0), 253.5
+    scale = (hi - lo) / 255
+    assert -128 - lo / scale == -126.5 and -lo / scale < 1.5
+    assert asymmetric_qparams(lo, hi, signed=True).zero_point == np.rint(-128 - lo / scale) == -126
