@@ -136,7 +136,7 @@ def _take_turns(running: dict, results: dict, rounds: int, seconds: float) -> di
     results = {name: {"first": first, "seconds": []} for name, first in results.items()}
     for _ in range(rounds):
         for name, result in results.items():
-            sleep(0.01)  # threads that spin after their work come to rest
+            sleep(0.1)  # threads that spin after their work come to rest; those of OpenBLAS take long
             running[name][1].send(seconds)
             result["seconds"].append(_answer(name, *running[name]))
     return results

@@ -559,3 +559,9 @@ def test_a_new_kind_needs_three_methods():
             return 0.0, float(self.count)
 
     assert Count().update([1, 2]).merge(Count().update([3])).range() == (0.0, 3.0) == calibrate([1, 2, 3], Count())
+
+
+def test_the_rank_of_a_percentile_is_not_computed_in_floats():
+    assert math.ceil(7 / 100 * 100) == 8 and math.ceil(28 / 100 * 100) == 29  # what floats say
+    assert Percentile(7, 28).exact(np.arange(1.0, 101)) == (7, 28)
+    assert Percentile(14, 99.9).exact(np.arange(1.0, 1001)) == (140, 999)

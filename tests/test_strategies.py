@@ -658,3 +658,11 @@ def test_public_names():
 
     assert set(module.__all__) == {"absmax_qparams", "split_outliers", "split_matmul", "OutlierSplit"}
     assert isinstance(split_outliers([[1.0]]), OutlierSplit)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scale_sees_what_lies_before_and_behind_its_axis(axis):
+    x = np.random.default_rng(5).normal(size=(3, 4, 32)).astype(np.float32)
+    x[0, 1, 3], x[1, 2, 30] = 9, -8  # not in the last of the outer blocks
+    others = tuple(a for a in range(3) if a != axis)
+    assert np.array_equal(absmax_qparams(x, axis=axis).scale, np.abs(x).max(axis=others) / np.float32(127))
