@@ -82,7 +82,8 @@ def read_notebook(app, docname, source):
     notebook = json.loads(source[0])
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
-    files = [*package_files(python), ROOT / "constraints.txt"]
+    recorded = [file for file in sorted((path.parent / "data").glob("*.json")) if f"data/{file.name}" in python]
+    files = [*package_files(python), *recorded, ROOT / "constraints.txt"]
     for file in [*files, Path(__file__)]:
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
