@@ -125,7 +125,7 @@ def in_child(queue):
     queue.put(q.quantize(X, scales(X)).tobytes())
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="not checked: this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not_got():
     assert q.quantize(X, scales(X)).tobytes() == Q.tobytes()  # the threads are running now
