@@ -7,6 +7,7 @@ __all__ = ['FP32', 'TF32', 'FP16', 'BF16', 'E4M3', 'E5M2', 'FloatFormat', 'decod
 
 # %% ../nbs/01_dtypes.ipynb #8e8543ca
 import os
+import platform
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import Lock
@@ -14,7 +15,10 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic
 
 # %% ../nbs/01_dtypes.ipynb #7da9bea3
 def _as_int(value, name: str, low: float = -np.inf, high: float = np.inf) -> int:
@@ -110,35 +114,84 @@ def _decode_one(code, f, whole):
         value = np.float32(np.nan)
     return -value if code > f.mask else value
 
+# %% ../nbs/01_dtypes.ipynb #b03f5d18
+@intrinsic
+def _float16_value(typingctx, code):
+    def generate(context, builder, signature, args):
+        half = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+    return types.float32(types.int32), generate
+
+@intrinsic
+def _float16_code(typingctx, value):
+    def generate(context, builder, signature, args):
+        half = builder.fptrunc(args[0], ir.HalfType())
+        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(32))
+    return types.int32(types.float32), generate
+
+@cache
+def _converts_float16() -> bool:
+    "Return whether kernels are compiled, for a processor with an instruction for FP16."
+    if numba.config.DISABLE_JIT:
+        return False
+    features = get_host_cpu_features() if numba.config.CPU_FEATURES is None else numba.config.CPU_FEATURES
+    return "+f16c" in features or platform.machine() in ("arm64", "aarch64")
+
+# %% ../nbs/01_dtypes.ipynb #d9e07c35
+@njit
+def _decode_upper_half(code):
+    return np.int32(code << 16).view(np.float32)
+
+@njit
+def _decode_float16(code):
+    return _float16_value(code)
+
+def _decoder_at_once(f: _Layout):
+    "Return what decodes the layout `f` in one step, or None if nothing does."
+    if f == _layout(BF16):
+        return _decode_upper_half
+    return _decode_float16 if f == _layout(FP16) and _converts_float16() else None
+
 # %% ../nbs/01_dtypes.ipynb #3d9555c1
 @cache
 def _decoder(fmt: FloatFormat):
     "Return the loop that decodes a format, and the type of its codes."
     f, whole = _layout(fmt), np.int32 if fmt.bits <= 16 else np.int64
 
+    @njit
+    def _by_fields(code):
+        return _decode_one(code, f, whole)
+
+    one = _decoder_at_once(f) or _by_fields
+
     @njit(nogil=True)
     def _decode_rows(first, codes, out):
         for i in range(codes.size):
-            out[i] = _decode_one(whole(codes[i]), f, whole)
+            value = one(whole(codes[i]))
+            out[i] = value if value == value else np.copysign(np.float32(np.nan), value)
         return 0
 
     return _decode_rows, fmt.code_dtype
 
 # %% ../nbs/01_dtypes.ipynb #097cf7a8
-@njit(nogil=True, parallel=True)
-def _share(kernel, x, out, args, answers):
-    "Run a kernel in as many threads as there are answers, on equal parts along the first axis."
-    parts, n, m = answers.size, x.shape[0], out.shape[0]
-    for p in prange(parts):
-        first, last = n * p // parts, n * (p + 1) // parts
-        answers[p] = kernel(first, x[first:last], out[m * p // parts : m * (p + 1) // parts], *args)
+@cache
+def _shared(kernel):
+    "Return a function that runs a kernel in as many threads as there are answers, on equal parts along the first axis."
+    @njit(nogil=True, parallel=True)
+    def _share(x, out, args, answers):
+        parts, n, m = answers.size, x.shape[0], out.shape[0]
+        for p in prange(parts):
+            first, last = n * p // parts, n * (p + 1) // parts
+            answers[p] = kernel(first, x[first:last], out[m * p // parts : m * (p + 1) // parts], *args)
+
+    return _share
 
 # %% ../nbs/01_dtypes.ipynb #a109ebf7
 _PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
 
 def _parts(nbytes: int) -> int:
     "Return how many threads so many bytes are worth."
-    return numba.get_num_threads() if nbytes >= 2**21 and os.getpid() == _PROCESS else 1
+    return numba.get_num_threads() if nbytes >= 2**20 and os.getpid() == _PROCESS else 1
 
 def _run(kernel, x: np.ndarray, out: np.ndarray, *args) -> int:
     "Run `kernel(first, x, out, *args)`, on several cores if that pays, and return its largest answer."
@@ -147,7 +200,7 @@ def _run(kernel, x: np.ndarray, out: np.ndarray, *args) -> int:
         return kernel(0, x, out, *args)
     try:
         answers = np.zeros(parts, np.int64)
-        _share(kernel, x, out, args, answers)
+        _shared(kernel)(x, out, args, answers)
         return int(answers.max())
     finally:
         _ONE_AT_A_TIME.release()
@@ -168,6 +221,8 @@ def _result(out, shape: tuple, dtype, *read: np.ndarray) -> np.ndarray:
 # %% ../nbs/01_dtypes.ipynb #d07b2ea0
 def _check_codes(codes, bits: int) -> np.ndarray:
     "Return `codes` as an integer array; raise TypeError or ValueError unless each fits `bits` bits."
+    if type(codes) is np.ndarray and codes.dtype.kind == "u" and codes.dtype.isnative and 8 * codes.dtype.itemsize == bits:
+        return codes
     try:
         codes = np.asarray(codes) if np.size(codes) else np.empty(np.shape(codes), np.uint8)
     except ValueError as error:
@@ -271,9 +326,8 @@ def _round_even(magnitude, n):
 
 # %% ../nbs/01_dtypes.ipynb #a7c4e7e6
 @njit
-def _encode_float32(bits, n, f):
+def _encode_float32(bits, code, f):
     magnitude = np.int32(bits & 0x7FFFFFFF)
-    code = np.int32(_round_even(magnitude, n))
     if code > f.max_code:
         code = np.int32(f.inf_code)
     if magnitude > 0x7F800000:
@@ -282,24 +336,38 @@ def _encode_float32(bits, n, f):
         code |= np.int32((bits >> 31) & (f.mask + 1))
     return code
 
+@njit
+def _round_float16(magnitude):
+    return _float16_code(np.int32(magnitude).view(np.float32))
+
 # %% ../nbs/01_dtypes.ipynb #1349b745
 @cache
 def _float32_encoder(f: _Layout):
     "Return the loop that rounds float32 half to even in the format with the layout `f`."
     n, refuses_nan = _narrowing(f), f.nan_code < 0
 
+    @njit
+    def _by_shift(magnitude):
+        return np.int32(_round_even(magnitude, n))
+
+    at_once = f._replace(inf_code=0) == _layout(FP16)._replace(inf_code=0) and _converts_float16()
+    nearest = _round_float16 if at_once else _by_shift
+
     @njit(nogil=True)
     def _encode_float32_rows(first, bits, out):
         largest = np.int32(0)
         for i in range(bits.size):
-            out[i] = _encode_float32(bits[i], n, f)
+            magnitude = np.int32(bits[i] & 0x7FFFFFFF)
+            out[i] = _encode_float32(bits[i], nearest(magnitude), f)
             if refuses_nan:
-                largest = max(largest, np.int32(bits[i] & 0x7FFFFFFF))
+                largest = max(largest, magnitude)
         return np.int64(largest)
 
     return _encode_float32_rows
 
 # %% ../nbs/01_dtypes.ipynb #3211f0b1
+_REAL_TYPES = frozenset(map(np.dtype, "bhilqBHILQefd"))  # in native byte order
+
 def as_real_array(
     x,  # integers or float16, float32 or float64, of any shape and layout
     name: str = "x",  # what an error message calls it
@@ -307,6 +375,8 @@ def as_real_array(
     """Return `x` as an array of real numbers.
 
     Raises TypeError for anything but integers and floats, and ValueError for nested lists of unequal lengths."""
+    if type(x) is np.ndarray and x.dtype in _REAL_TYPES:
+        return x
     try:
         x = np.asarray(x)
     except ValueError as error:
@@ -320,21 +390,21 @@ _FLOAT32, _FLOAT64 = _layout(FP32), _Layout(52, 1023, 2**63 - 1, (2047 << 52) - 
 
 def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     "The numbers `x` as the bits of float32 or float64 in a row, and the layout of those."
+    if x.dtype.char == "f":
+        return x.reshape(-1).view(np.int32), _FLOAT32
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    if x.dtype != np.float32:
-        x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
-    return (x.reshape(-1).view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.reshape(-1).view(np.int64), _FLOAT64)
+    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../nbs/01_dtypes.ipynb #f2fe6b33
-def _check_words(rounding, overflow) -> None:
-    "Raise unless `rounding` and `overflow` are among the words that there are."
-    for name, word, words in [("rounding", rounding, _ROUNDING), ("overflow", overflow, ("ieee", "saturate"))]:
-        if not isinstance(word, str):
-            raise TypeError(f"{name} must be a word, got {word!r}")
-        if word not in words:
-            raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}")
+def _check_word(name: str, word, words) -> None:
+    "Raise unless `word` is among the words that there are."
+    if not isinstance(word, str):
+        raise TypeError(f"{name} must be a word, got {word!r}")
+    if word not in words:
+        raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}")
 
 # %% ../nbs/01_dtypes.ipynb #4666c0c3
 @cache
@@ -364,7 +434,8 @@ def encode(
 
     Raises TypeError for data that are not real numbers, ValueError for an unknown word and for NaN where `fmt` has none.
     Source: IEEE 754-2019, sections 4.3 and 7.4; for E4M3 and E5M2 Micikevicius et al. 2022, section 3."""
-    _check_words(rounding, overflow)
+    _check_word("rounding", rounding, _ROUNDING)
+    _check_word("overflow", overflow, ("ieee", "saturate"))
     x, fmt = as_real_array(x), _check_format(fmt)
     bits, source = _source_bits(x)
     fill, dtype = _encoder(fmt, rounding, overflow, source)

@@ -541,3 +541,26 @@ def test_exercises_have_the_answers_that_they_ask_for():
     for _ in range(1000):
         total = cast(total + 1, BF16)
     assert total == 256
+
+
+@pytest.mark.parametrize("fmt", [FP16, BF16, E5M2, E4M3, TF32], ids=lambda f: f.name)
+def test_every_nan_decodes_to_the_usual_one_with_its_sign(fmt):
+    codes = np.arange(2**fmt.bits, dtype=fmt.code_dtype)
+    magnitudes = codes & fmt.code_dtype.type(2 ** (fmt.bits - 1) - 1)
+    codes = codes[magnitudes > fmt.max_code + fmt.has_inf]
+    assert codes.size
+    signs = (codes.astype(np.uint64) >> (fmt.bits - 1)).astype(np.uint32) << 31
+    assert np.array_equal(decode(codes, fmt).view(np.uint32), signs | np.uint32(0x7FC00000))
+
+
+@pytest.mark.parametrize("specials", ["fn", "fnuz", "none"])
+@pytest.mark.parametrize("overflow", ["ieee", "saturate"])
+def test_a_format_with_the_fields_of_fp16_but_no_infinity_goes_on_where_fp16_ends(specials, overflow):
+    fmt = FloatFormat("F", 5, 10, specials=specials)
+    x = np.float32([65519.9, 65520, 65568, 65632, 100_000, -100_000])
+    assert cast(x, fmt, overflow=overflow).tolist() == [65504, 65536, 65536, 65664, 99_968, -99_968]
+
+
+def test_fp16_saturates():
+    x = np.float32([65519.9, 65520, 1e30, np.inf, -65520, -np.inf])
+    assert cast(x, FP16, overflow="saturate").tolist() == [65504, 65504, 65504, 65504, -65504, -65504]

@@ -28,6 +28,7 @@ X = data()
 Q = q.quantize(X, scales(X))
 CALLS = {
     "encode E4M3": lambda: q.encode(X, q.E4M3),
+    "encode FP16": lambda: q.encode(X, q.FP16),
     "encode BF16 up": lambda: q.encode(X, q.BF16, "up"),
     "encode float64": lambda: q.encode(X.astype(np.float64), q.FP16),
     "decode": lambda: q.decode(q.encode(X, q.FP16), q.FP16),
@@ -64,11 +65,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(name):
 def test_large_arrays_are_cut_into_parts(monkeypatch):
     "The parts as such, in this thread, for any number of them: every one of 1 to 7 gives what one gives."
     whole = {name: call() for name, call in CALLS.items()}
-    share = dtypes._share.py_func
+    shared = dtypes._shared.__wrapped__
+    monkeypatch.setattr(dtypes, "_shared", lambda kernel: shared(kernel).py_func)
     for parts in (2, 3, 7):
-        monkeypatch.setattr(dtypes, "_share", share)
         for module in ("dtypes", "strategies", "calibration"):
-            monkeypatch.setattr(f"quant101.{module}._parts", lambda nbytes, parts=parts: parts if nbytes >= 2**21 else 1)
+            monkeypatch.setattr(f"quant101.{module}._parts", lambda nbytes, parts=parts: parts if nbytes >= 2**20 else 1)
         for name, call in CALLS.items():
             assert call().tobytes() == whole[name].tobytes(), (parts, name)
 
@@ -140,7 +141,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not_got():
 
 
 def test_small_arrays_start_no_threads(monkeypatch):
-    monkeypatch.setattr(dtypes, "_share", None)
+    monkeypatch.setattr(dtypes, "_shared", None)
     x = X[:32]
     q.decode(q.encode(x, q.E4M3), q.E4M3)
     q.fake_quantize(x, scales(x))
