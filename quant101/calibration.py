@@ -24,22 +24,23 @@ def _in_order(pattern, mask):
 
 @njit(nogil=True)
 def _extremes_rows(first, patterns, out, mask):
-    least, most = _in_order(out[0, 0], mask), _in_order(out[0, 1], mask)
+    whole, least, most = patterns.dtype.type, _in_order(out[0, 0], mask), _in_order(out[0, 1], mask)
     for i in range(patterns.size):
-        place = _in_order(patterns[i], mask)
-        least, most = min(least, place), max(most, place)
+        place = whole(_in_order(patterns[i], mask))  # Numba would go on in 64 bits
+        least, most = min(whole(least), place), max(whole(most), place)
     out[0, 0], out[0, 1] = _in_order(least, mask), _in_order(most, mask)
     return 0
 
 # %% ../nbs/04_calibration.ipynb #6a0466c1
-_ALL_BUT_SIGN = {4: np.int32(2**31 - 1), 8: np.int64(2**63 - 1)}  # by bytes of a float
+_INTEGERS = {4: (np.dtype(np.int32), np.int32(2**31 - 1)), 8: (np.dtype(np.int64), np.int64(2**63 - 1))}  # by bytes of a float
 
 def _extremes(x: np.ndarray) -> tuple[float, float]:
     "Return the least and the largest value of a vector, a zero without sign; one of them is not finite if any value is not."
-    ends = np.array([[np.inf, -np.inf]] * _parts(x.nbytes), x.dtype)  # a row for each thread
-    pattern = f"i{x.itemsize}"
-    _run(_extremes_rows, x.view(pattern), ends.view(pattern), _ALL_BUT_SIGN[x.itemsize])
-    return float(ends[:, 0].min()) + 0.0, float(ends[:, 1].max()) + 0.0
+    ends, (whole, all_but_sign) = np.empty((_parts(x.nbytes), 2), x.dtype), _INTEGERS[x.itemsize]
+    ends[:] = x[0]  # a row for each thread
+    _run(_extremes_rows, x.view(whole), ends.view(whole), all_but_sign)
+    lo, hi = ends[0].tolist() if len(ends) == 1 else (float(ends[:, 0].min()), float(ends[:, 1].max()))
+    return lo + 0.0, hi + 0.0
 
 # %% ../nbs/04_calibration.ipynb #9a766b2c
 class _Batch(NamedTuple):
@@ -148,19 +149,19 @@ def _rank(percent: float, count: int) -> int:
 # %% ../nbs/04_calibration.ipynb #434e777c
 @njit
 def _bin_index(value, inverse_width):
-    k = np.floor(value * inverse_width)
-    return np.int32(min(k, -1.0) if value < 0.0 else k)
+    k = np.int32(np.floor(value * inverse_width))
+    return min(k, np.int32(-1)) if value < 0 else k
 
 # %% ../nbs/04_calibration.ipynb #bdceda55
 @njit(nogil=True)
 def _count_rows(first, x, counts, inverse_width):
-    places, half = np.empty(256, np.int32), counts.shape[1] // 2
+    places, half = np.empty(256, np.uint32), np.int32(counts.shape[1] // 2)
     for start in range(0, x.size, 256):
         piece = x[start : start + 256]
         for i in range(piece.size):
-            places[i] = _bin_index(np.float64(piece[i]), inverse_width)
+            places[i] = np.uint32(half + _bin_index(piece[i], inverse_width))
         for i in range(piece.size):
-            counts[0, half + places[i]] += 1
+            counts[0, places[i]] += 1
     return 0
 
 # %% ../nbs/04_calibration.ipynb #add2c2f7
@@ -183,7 +184,8 @@ def _add_batch(histogram: "Histogram", batch: _Batch) -> None:
     (x, lo, hi), parts = batch, _parts(batch.values.nbytes)
     histogram._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else histogram.exponent)
     counts = histogram.counts[None] if parts == 1 else np.zeros((parts, histogram.counts.size), np.int64)
-    _run(_count_rows, x, counts, 1 / histogram.width)
+    inverse = np.float64(1 / histogram.width)
+    _run(_count_rows, x, counts, inverse.astype(x.dtype) if 2.0**-126 <= inverse <= 2.0**127 else inverse)
     if parts > 1:
         histogram.counts += counts.sum(axis=0)
 

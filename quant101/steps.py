@@ -7,10 +7,12 @@ __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'qu
            'max_abs_error', 'sqnr_db', 'cosine_similarity']
 
 # %% ../nbs/02_steps.ipynb #b3eafe9c
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, partial
+from functools import cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -161,18 +163,21 @@ def _refuse_nan(x: np.ndarray, nans: int) -> None:
 # %% ../nbs/02_steps.ipynb #5bd32ee0
 _MODES = {word: mode for mode, rule in enumerate(Rounding) for word in (rule, rule.value)}
 
-def _mode_and_noise(rounding, seed, shape: tuple) -> tuple[int, np.ndarray]:
-    "Return the rule's place in `Rounding`, and for stochastic rounding one number of [0, 1) per element."
+def _mode(rounding) -> int:
+    "Return the rule's place in `Rounding`."
     if not isinstance(rounding, str):
         raise TypeError(f"rounding must be a Rounding or its word, got {rounding!r}")
-    mode = _MODES[rounding] if rounding in _MODES else _MODES[Rounding(rounding)]
+    return _MODES[rounding] if rounding in _MODES else _MODES[Rounding(rounding)]
+
+def _noise(mode: int, seed, shape: tuple) -> np.ndarray:
+    "Return for stochastic rounding one number of [0, 1) per element, and an empty array for other rules."
     if mode != _STOCHASTIC:
-        return mode, np.empty((0,) * len(shape))
+        return np.empty((0,) * len(shape))
     if seed is None:
         raise ValueError("seed must be given for stochastic rounding, got None")
     if not isinstance(seed, np.random.Generator):
         seed = np.random.default_rng(_as_int(seed, "seed", 0))
-    return mode, seed.random(shape)
+    return seed.random(shape)
 
 # %% ../nbs/02_steps.ipynb #5f61d768
 def round_to_levels(
@@ -191,8 +196,8 @@ def round_to_levels(
     if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
     flat = x.astype(np.result_type(x.dtype, np.float32), order="C", copy=False).reshape(-1)
-    out = np.empty(flat.size)
-    nans = _round_to_levels_rows(flat, levels, *_mode_and_noise(rounding, seed, flat.shape), out)
+    out, mode = np.empty(flat.size), _mode(rounding)
+    nans = _round_to_levels_rows(flat, levels, mode, _noise(mode, seed, flat.shape), out)
     _refuse_nan(x, nans)
     return out.reshape(x.shape)
 
@@ -214,6 +219,8 @@ def _check_codes(qmin, qmax) -> None:
 # %% ../nbs/02_steps.ipynb #0cc49869
 def _check_place(axis, group_size, shape: tuple | None = None) -> None:
     "Raise unless axis and group_size are integers or None, not both given, and suit a scale of this shape."
+    if axis is group_size is None and shape in (None, ()):
+        return
     if axis is not None:
         _as_int(axis, "axis")
     if group_size is not None:
@@ -230,16 +237,18 @@ def _check_place(axis, group_size, shape: tuple | None = None) -> None:
 # %% ../nbs/02_steps.ipynb #f311a67c
 def _check_scale(scale: np.ndarray) -> np.ndarray:
     "Return `scale` as a read-only array of float32 or float64, each value finite and greater than 0."
-    bad = scale[~((scale > 0) & np.isfinite(scale))]
-    if bad.size:
+    if not (((scale > 0) & (scale < np.inf)).all() if scale.ndim else 0 < scale.item() < np.inf):
+        bad = scale[~((scale > 0) & (scale < np.inf))]
         raise ValueError(f"scale must be finite and greater than 0, got {bad.flat[0]} in {scale.dtype}")
-    scale = scale.astype(np.result_type(scale.dtype, np.float32))
+    scale = scale.astype(scale.dtype if scale.dtype.char in "fd" else np.result_type(scale.dtype, np.float32))
     scale.setflags(write=False)
     return scale
 
 # %% ../nbs/02_steps.ipynb #76111314
 def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> int | np.ndarray:
     "Return `zero_point` as an int or a read-only int64 array after a check of its type, shape and range."
+    if type(zero_point) is int and qmin <= zero_point <= qmax:
+        return zero_point
     zero_point = as_real_array(zero_point, "zero_point")
     if zero_point.dtype.kind not in "iu":
         raise TypeError(f"zero_point must be an integer, got {zero_point.dtype}")
@@ -277,7 +286,7 @@ class QParams:
     dtype = property(lambda self: _smallest_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
-        vars(self).update(_checked_fields(self), _values_for=cache(partial(_values_for, self)))
+        vars(self).update(_checked_fields(self), _plan=_keep_plans(self))
 
     def __reduce__(self):
         return QParams, tuple(getattr(self, f) for f in self.__match_args__)
@@ -302,12 +311,10 @@ def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
     return (1, prod(scales), group_size), scales
 
 # %% ../nbs/02_steps.ipynb #9772af12
-def _blocks(x: np.ndarray, qparams: QParams, dtype: np.dtype) -> np.ndarray:
-    "Return `x` in `dtype`, contiguous, in the shape (outer, channels, inner) that the scale fits."
-    blocks, scales = _channel_shapes(x.shape, qparams.axis, qparams.group_size)
+def _check_scale_shape(qparams: QParams, scales: tuple, shape: tuple) -> None:
+    "Raise ValueError unless the scale of `qparams` has the shape `scales`, as data of the given shape need it."
     if np.shape(qparams.scale) != scales:
-        raise ValueError(f"scale must have shape {scales} for data of shape {x.shape}, got {np.shape(qparams.scale)}")
-    return x.astype(dtype, order="C", copy=False).reshape(blocks)
+        raise ValueError(f"scale must have shape {scales} for data of shape {shape}, got {np.shape(qparams.scale)}")
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee
 @njit
@@ -405,19 +412,17 @@ def _scale_per_value(one, wrong):
     return _loop
 
 # %% ../nbs/02_steps.ipynb #2787e950
-def _sweep(one, wrong, blocks: np.ndarray, out: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, qmin, qmax) -> int:
-    "Fill `out` from `blocks` of shape (outer, channels, inner); return whether a value was wrong."
-    outer, channels, inner = blocks.shape
-    if not blocks.size:
-        return 0
-    if channels == 1:
-        return _run(_one_scale(one, wrong), blocks.reshape(-1), out.reshape(-1), scale[0], zero_point[0], qmin, qmax)
-    if inner >= 16:
-        kernel, shape = _scale_per_row(one, wrong), (outer * channels, inner)
-    else:
-        kernel, shape = _scale_per_value(one, wrong), (outer, channels * inner)
-        scale, zero_point = np.repeat(scale, inner), np.repeat(zero_point, inner)
-    return _run(kernel, blocks.reshape(shape), out.reshape(shape), scale, zero_point, qmin, qmax)
+class _Plan(NamedTuple):
+    "How an array is swept; a QParams keeps it for the next array of the same type and shape."
+    loop: Callable  # the arrangement of scales: what makes its loop from two scalar kernels
+    shape: tuple  # in which the loop reads the array
+    args: tuple  # scale, zero point, qmin and qmax, as the loop takes them
+    codes: np.dtype  # the type of the codes
+    narrow: bool  # whether float32 holds scale and codes
+
+def _sweep(plan: _Plan, one, wrong, x: np.ndarray, out: np.ndarray) -> int:
+    "Fill `out` from `x`, both contiguous; return whether a value was wrong."
+    return _run(plan.loop(one, wrong), x.reshape(plan.shape), out.reshape(plan.shape), *plan.args) if x.size else 0
 
 # %% ../nbs/02_steps.ipynb #aacd33dc
 def _values_for(qparams: QParams, data: np.dtype | None) -> tuple:
@@ -433,11 +438,49 @@ def _values_for(qparams: QParams, data: np.dtype | None) -> tuple:
     zero_point = np.broadcast_to(qparams.zero_point, scale.shape).astype(work).reshape(-1)
     return scale.reshape(-1), zero_point, work(qparams.qmin), work(qparams.qmax)
 
-def _channel_values(qparams, data: np.dtype | None = None) -> tuple:
-    "Return what `_values_for` does, which a QParams keeps for the next call."
+# %% ../nbs/02_steps.ipynb #5ad1f0c7
+def _plan_for(qparams: QParams, data: np.dtype | None, shape: tuple) -> _Plan:
+    "Return the plan for data of a type, or None for codes, and of a shape; raise ValueError if the scale does not fit."
+    (outer, channels, inner), scales = _channel_shapes(shape, qparams.axis, qparams.group_size)
+    _check_scale_shape(qparams, scales, shape)
+    scale, zero_point, *ends = _values_for(qparams, data)
+    rest = qparams.dtype, ends[0].dtype == np.float32
+    if channels == 1:
+        return _Plan(_one_scale, (outer * inner,), (scale[0], zero_point[0], *ends), *rest)
+    if inner >= 16:
+        return _Plan(_scale_per_row, (outer * channels, inner), (scale, zero_point, *ends), *rest)
+    return _Plan(_scale_per_value, (outer, channels * inner), (np.repeat(scale, inner), np.repeat(zero_point, inner), *ends), *rest)
+
+# %% ../nbs/02_steps.ipynb #2c7b90ea
+def _keep_plans(qparams: QParams) -> Callable:
+    "Return a function that does what `_plan_for` does and keeps it for the next call; of many shapes, only some are kept."
+    plans = {}
+
+    def plan(data, shape):
+        found = plans.get((data, shape))
+        if found is None:
+            found = _plan_for(qparams, data, shape)
+            if len(plans) >= 8:
+                plans.clear()
+            plans[data, shape] = found
+        return found
+
+    return plan
+
+def _plan(qparams, data: np.dtype | None, shape: tuple) -> _Plan:
+    "Return what `_plan_for` does, if `qparams` is one."
     if not isinstance(qparams, QParams):
         raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
-    return qparams._values_for(data)
+    return qparams._plan(data, shape)
+
+# %% ../nbs/02_steps.ipynb #71e3c9d4
+def _by_rule(x: np.ndarray, qparams: QParams, mode: int, seed, out: np.ndarray) -> int:
+    "Quantize by any rule of rounding; return how many NaN there were."
+    scale, zero_point, qmin, qmax = _values_for(qparams, x.dtype)
+    blocks, _ = _channel_shapes(x.shape, qparams.axis, qparams.group_size)
+    settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, _noise(mode, seed, blocks)
+    x = x.astype(scale.dtype, order="C", copy=False).reshape(blocks)
+    return _quantize_rows(x, scale, *settings, out.reshape(blocks))
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
@@ -453,16 +496,14 @@ def quantize(
     Raises ValueError for NaN, for a scale or an `out` that does not fit, for an unknown rule and for
     stochastic rounding without a seed; TypeError if `x` is not real. Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
-    x = as_real_array(x, "x")
-    scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
-    blocks, out = _blocks(x, qparams, scale.dtype), _result(out, x.shape, qparams.dtype, x)
-    mode, noise = _mode_and_noise(rounding, seed, blocks.shape)
+    x, mode = as_real_array(x, "x"), _mode(rounding)
+    plan = _plan(qparams, x.dtype, x.shape)
+    out = _result(out, x.shape, plan.codes, x)
     if mode == _HALF_EVEN:
-        nan = _sweep(_code32 if qmin.dtype == np.float32 else _code64, _is_nan, blocks, out, scale, zero_point, qmin, qmax)
+        values = x.astype(plan.args[0].dtype, order="C", copy=False)
+        _refuse_nan(x, _sweep(plan, _code32 if plan.narrow else _code64, _is_nan, values, out))
     else:
-        settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, noise
-        nan = _quantize_rows(blocks, scale, *settings, out.reshape(blocks.shape))
-    _refuse_nan(x, nan)
+        _refuse_nan(x, _by_rule(x, qparams, mode, seed, out))
     return out
 
 # %% ../nbs/02_steps.ipynb #04d223f1
@@ -504,12 +545,12 @@ def dequantize(
     q = as_real_array(q, "q")
     if q.size and q.dtype.kind not in "iu":
         raise TypeError(f"q must hold integers, got {q.dtype}")
-    scale, zero_point, qmin, qmax = _channel_values(qparams)
-    if q.dtype != qparams.dtype:
+    plan = _plan(qparams, None, q.shape)
+    if q.dtype != plan.codes:
         _refuse_outside(q, qparams)
-    blocks, out = _blocks(q, qparams, qparams.dtype), _result(out, q.shape, scale.dtype, q)
-    wrong = _never if qparams.qmax - qparams.qmin + 1 == 256**qparams.dtype.itemsize else _is_outside  # all codes or some
-    if _sweep(_value32 if qmin.dtype == np.float32 else _value64, wrong, blocks, out, scale, zero_point, qmin, qmax):
+    out, codes = _result(out, q.shape, plan.args[0].dtype, q), q.astype(plan.codes, order="C", copy=False)
+    wrong = _never if qparams.qmax - qparams.qmin + 1 == 256**plan.codes.itemsize else _is_outside  # all codes or some
+    if _sweep(plan, _value32 if plan.narrow else _value64, wrong, codes, out):
         _refuse_outside(q, qparams)
     return out
 
@@ -556,14 +597,13 @@ def fake_quantize(
     Source: Jacob et al. 2018, section 3, equation 12.
     """
     x = as_real_array(x, "x")
-    scale, zero_point, qmin, qmax = _channel_values(qparams, x.dtype)
-    one = _fake_kernel(x, qparams)
-    if one is None or not (isinstance(rounding, str) and rounding == Rounding.HALF_EVEN):
+    plan, one = _plan(qparams, x.dtype, x.shape), _fake_kernel(x, qparams)
+    if one is None or _mode(rounding) != _HALF_EVEN:
         return _in_two_steps(x, qparams, rounding, seed, out)
     if one is _fake_weak:
-        scale, zero_point, qmin, qmax = _channel_values(qparams)
-    blocks, out = _blocks(x, qparams, x.dtype), _result(out, x.shape, x.dtype, x)
-    _refuse_nan(x, _sweep(one, _is_nan, blocks, out, scale, zero_point, qmin, qmax))
+        plan = _plan(qparams, None, x.shape)
+    out = _result(out, x.shape, x.dtype, x)
+    _refuse_nan(x, _sweep(plan, one, _is_nan, x.astype(x.dtype, order="C", copy=False), out))
     return out
 
 # %% ../nbs/02_steps.ipynb #e9cae319

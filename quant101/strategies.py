@@ -43,15 +43,17 @@ def _absmax_columns(first, patterns, out, mask):
     return 0
 
 # %% ../nbs/03_strategies.ipynb #9ef10381
-def _absmax_patterns(patterns: np.ndarray) -> np.ndarray:
+_INTEGERS = {4: (np.dtype(np.int32), np.int32(2**31 - 1)), 8: (np.dtype(np.int64), np.int64(2**63 - 1))}  # by bytes of a float
+
+def _absmax_patterns(patterns: np.ndarray, mask) -> np.ndarray:
     "Return the largest magnitude of each channel, as bits, of bits of shape (outer, channels, inner)."
-    (outer, channels, inner), mask = patterns.shape, patterns.dtype.type(np.iinfo(patterns.dtype).max)
+    outer, channels, inner = patterns.shape
     if channels == 1:
         return np.array([_run(_absmax_vector, patterns.reshape(-1), patterns.reshape(-1), mask)], patterns.dtype)
     if inner >= 16:
         out = np.empty(outer * channels, patterns.dtype)
         _run(_absmax_rows, patterns.reshape(-1, inner), out, mask)
-        return out.reshape(outer, channels).max(axis=0)
+        return out.reshape(outer, channels).max(axis=0) if outer > 1 else out
     out = np.zeros((_parts(patterns.nbytes), channels * inner), patterns.dtype)  # a row for each thread
     _run(_absmax_columns, patterns.reshape(outer, channels * inner), out, mask)
     return out.max(axis=0).reshape(channels, inner).max(axis=1)
@@ -61,10 +63,10 @@ def _absmax(
     x: np.ndarray,  # float32 or float64, shape (outer, channels, inner)
 ) -> np.ndarray:  # largest |x| of each channel, x's dtype, shape (channels,)
     "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
-    absmax = _absmax_patterns(np.ascontiguousarray(x).view(f"i{x.itemsize}")).view(x.dtype)
-    bad = absmax[~np.isfinite(absmax)]
-    if bad.size:
-        raise ValueError(f"x must be finite, so that a range can be found, got {bad[0]}")
+    whole, all_but_sign = _INTEGERS[x.itemsize]
+    absmax = _absmax_patterns(np.ascontiguousarray(x).view(whole), all_but_sign).view(x.dtype)
+    if not absmax.max() < np.inf:  # true of NaN as well
+        raise ValueError(f"x must be finite, so that a range can be found, got {absmax[~np.isfinite(absmax)][0]}")
     return absmax
 
 # %% ../nbs/03_strategies.ipynb #162ada20
@@ -73,8 +75,9 @@ def _as_floats(x) -> np.ndarray:
     x = as_real_array(x, "x")
     if x.size == 0:
         raise ValueError(f"x must hold a value, so that a range can be found, got shape {x.shape}")
-    dtype = np.result_type(x.dtype, np.float32) if x.dtype.kind == "f" else np.float64
-    return x.astype(dtype, copy=False)
+    if x.dtype.char in "fd":
+        return x
+    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
 
 # %% ../nbs/03_strategies.ipynb #c9c87951
 def _code_range(bits, narrow) -> tuple[int, int]:
@@ -93,6 +96,8 @@ def _scale_for(
     "Return the scales with which `absmax` is `steps` steps away from zero."
     with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
         scale = absmax / absmax.dtype.type(steps)
+        if scale.min() >= np.finfo(scale.dtype).tiny:
+            return scale
         short = (scale < np.finfo(scale.dtype).tiny) & (absmax / scale > steps)
         scale[short] = np.nextafter(scale[short], scale.dtype.type(1))
     scale[absmax == 0] = 1

@@ -565,3 +565,14 @@ def test_the_rank_of_a_percentile_is_not_computed_in_floats():
     assert math.ceil(7 / 100 * 100) == 8 and math.ceil(28 / 100 * 100) == 29  # what floats say
     assert Percentile(7, 28).exact(np.arange(1.0, 101)) == (7, 28)
     assert Percentile(14, 99.9).exact(np.arange(1.0, 1001)) == (140, 999)
+
+
+@pytest.mark.parametrize("exponent", [-149, -140, -113, -112, -111, 0, 100, 127])
+def test_float32_of_every_size_is_counted_as_float64_is(exponent):
+    "The inverse of the width is not always a float32: below some size the float64 kernel takes over."
+    rng = np.random.default_rng(exponent + 149)
+    x = np.ldexp(rng.uniform(-1, 1, 5000), exponent).astype(np.float32)
+    x = np.concatenate([x, np.float32([1e-45, -1e-45, 1e-40, -1e-40, 0.0, -0.0]) * (exponent > -149)])
+    histogram = Percentile().update(x).histogram
+    bins = [math.floor(Fraction(float(v)) / Fraction(histogram.width)) + 32768 for v in x]
+    assert np.array_equal(histogram.counts, np.bincount(bins, minlength=65536))
