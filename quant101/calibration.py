@@ -24,10 +24,11 @@ def _in_order(pattern, mask):
 
 @njit(nogil=True)
 def _extremes_rows(first, patterns, out, mask):
-    whole, least, most = patterns.dtype.type, _in_order(out[0, 0], mask), _in_order(out[0, 1], mask)
+    whole = patterns.dtype.type  # without it Numba would go on in 64 bits
+    least, most = whole(_in_order(out[0, 0], mask)), whole(_in_order(out[0, 1], mask))
     for i in range(patterns.size):
-        place = whole(_in_order(patterns[i], mask))  # Numba would go on in 64 bits
-        least, most = min(whole(least), place), max(whole(most), place)
+        place = whole(_in_order(patterns[i], mask))
+        least, most = min(least, place), max(most, place)
     out[0, 0], out[0, 1] = _in_order(least, mask), _in_order(most, mask)
     return 0
 

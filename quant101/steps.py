@@ -376,21 +376,36 @@ def _one_scale(one, wrong):
 # %% ../nbs/02_steps.ipynb #fcf48d57
 @cache
 def _scale_per_row(one, wrong):
-    "Return the loop over rows with a scale each; short rows are checked many at a time."
+    "Return the loop over rows with a scale each."
+    @njit(nogil=True)
+    def _loop(first, x, out, scale, zero_point, qmin, qmax):
+        bad, c = np.int32(0), first % scale.size
+        for r in range(x.shape[0]):
+            s, z = scale[c], zero_point[c]
+            for i in range(x.shape[1]):
+                bad = max(bad, wrong(x[r, i], qmin, qmax))
+                out[r, i] = one(x[r, i], s, z, qmin, qmax)
+            c = c + 1 if c + 1 < scale.size else 0
+        return np.int64(bad)
+
+    return _loop
+
+# %% ../nbs/02_steps.ipynb #ba60d3f1
+@cache
+def _scale_per_short_row(one, wrong):
+    "Return the loop over short rows with a scale each, which are checked many at a time."
     @njit(nogil=True)
     def _loop(first, x, out, scale, zero_point, qmin, qmax):
         bad, width, values, c = np.int32(0), x.shape[1], x.reshape(-1), first % scale.size
-        step, short = 1 + 4096 // width, width < 256  # rows that stay in the cache between the check and the formula
+        step = 1 + 4096 // width  # rows that stay in the cache between the check and the formula
         for start in range(0, x.shape[0], step):
-            piece = values[start * width : (start + step) * width] if short else values[:0]
+            piece = values[start * width : (start + step) * width]
             for i in range(piece.size):
                 bad = max(bad, wrong(piece[i], qmin, qmax))
             for r in range(start, min(start + step, x.shape[0])):
                 s, z = scale[c], zero_point[c]
                 for i in range(width):
                     out[r, i] = one(x[r, i], s, z, qmin, qmax)
-                    if not short:
-                        bad = max(bad, wrong(x[r, i], qmin, qmax))
                 c = c + 1 if c + 1 < scale.size else 0
         return np.int64(bad)
 
@@ -448,7 +463,7 @@ def _plan_for(qparams: QParams, data: np.dtype | None, shape: tuple) -> _Plan:
     if channels == 1:
         return _Plan(_one_scale, (outer * inner,), (scale[0], zero_point[0], *ends), *rest)
     if inner >= 16:
-        return _Plan(_scale_per_row, (outer * channels, inner), (scale, zero_point, *ends), *rest)
+        return _Plan(_scale_per_row if inner >= 256 else _scale_per_short_row, (outer * channels, inner), (scale, zero_point, *ends), *rest)
     return _Plan(_scale_per_value, (outer, channels * inner), (np.repeat(scale, inner), np.repeat(zero_point, inner), *ends), *rest)
 
 # %% ../nbs/02_steps.ipynb #2c7b90ea

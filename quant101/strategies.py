@@ -24,9 +24,10 @@ def _larger_magnitude(most, pattern, mask):
 # %% ../nbs/03_strategies.ipynb #79f4888b
 @njit(nogil=True)
 def _absmax_vector(first, patterns, out, mask):
-    most = mask & 0
+    whole = patterns.dtype.type  # without it Numba would go on in 64 bits
+    most = whole(0)
     for i in range(patterns.size):
-        most = _larger_magnitude(most, patterns[i], mask)
+        most = whole(_larger_magnitude(most, patterns[i], mask))
     return most
 
 @njit(nogil=True)
