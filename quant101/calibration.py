@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from .dtypes import _parts, _run, as_real_array
+from .strategies import _INTEGERS
 
 # %% ../nbs/04_calibration.ipynb #56739f95
 @njit
@@ -33,8 +34,6 @@ def _extremes_rows(first, patterns, out, mask):
     return 0
 
 # %% ../nbs/04_calibration.ipynb #6a0466c1
-_INTEGERS = {4: (np.dtype(np.int32), np.int32(2**31 - 1)), 8: (np.dtype(np.int64), np.int64(2**63 - 1))}  # by bytes of a float
-
 def _extremes(x: np.ndarray) -> tuple[float, float]:
     "Return the least and the largest value of a vector, a zero without sign; one of them is not finite if any value is not."
     ends, (whole, all_but_sign) = np.empty((_parts(x.nbytes), 2), x.dtype), _INTEGERS[x.itemsize]
