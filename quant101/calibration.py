@@ -181,7 +181,8 @@ def _coarsen(
 # %% ../nbs/04_calibration.ipynb #b4e9ed24
 def _add_batch(histogram: "Histogram", batch: _Batch) -> None:
     "Count the values of a batch; each thread has counts of its own until the end."
-    (x, lo, hi), parts = batch, _parts(batch.values.nbytes)
+    x, lo, hi = batch
+    parts = _parts(x.nbytes) if x.size >= 16 * histogram.counts.size else 1  # to add counts up takes time as well
     histogram._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else histogram.exponent)
     counts = histogram.counts[None] if parts == 1 else np.zeros((parts, histogram.counts.size), np.int64)
     inverse = np.float64(1 / histogram.width)

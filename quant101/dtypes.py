@@ -191,17 +191,17 @@ _PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
 
 def _parts(nbytes: int) -> int:
     "Return how many threads so many bytes are worth."
-    return numba.get_num_threads() if nbytes >= 2**20 and os.getpid() == _PROCESS else 1
+    return numba.get_num_threads() if nbytes > 2**20 and os.getpid() == _PROCESS else 1
 
 def _run(kernel, x: np.ndarray, out: np.ndarray, *args) -> int:
     "Run `kernel(first, x, out, *args)`, on several cores if that pays, and return its largest answer."
-    parts = min(_parts(x.nbytes + out.nbytes), len(x), len(out))
-    if parts < 2 or not _ONE_AT_A_TIME.acquire(blocking=False):
+    parts = _parts(x.nbytes + out.nbytes)
+    if parts < 2 or min(len(x), len(out)) < 2 or not _ONE_AT_A_TIME.acquire(blocking=False):
         return kernel(0, x, out, *args)
     try:
-        answers = np.zeros(parts, np.int64)
+        answers = np.zeros(min(parts, len(x), len(out)), np.int64)
         _shared(kernel)(x, out, args, answers)
-        return int(answers.max())
+        return max(answers.tolist())
     finally:
         _ONE_AT_A_TIME.release()
 

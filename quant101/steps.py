@@ -397,7 +397,7 @@ def _scale_per_short_row(one, wrong):
     @njit(nogil=True)
     def _loop(first, x, out, scale, zero_point, qmin, qmax):
         bad, width, values, c = np.int32(0), x.shape[1], x.reshape(-1), first % scale.size
-        step = 1 + 4096 // width  # rows that stay in the cache between the check and the formula
+        step = 1 + 1024 // width  # rows that stay in the cache between the check and the formula
         for start in range(0, x.shape[0], step):
             piece = values[start * width : (start + step) * width]
             for i in range(piece.size):
@@ -437,7 +437,9 @@ class _Plan(NamedTuple):
 
 def _sweep(plan: _Plan, one, wrong, x: np.ndarray, out: np.ndarray) -> int:
     "Fill `out` from `x`, both contiguous; return whether a value was wrong."
-    return _run(plan.loop(one, wrong), x.reshape(plan.shape), out.reshape(plan.shape), *plan.args) if x.size else 0
+    if x.shape != plan.shape:
+        x, out = x.reshape(plan.shape), out.reshape(plan.shape)
+    return _run(plan.loop(one, wrong), x, out, *plan.args) if x.size else 0
 
 # %% ../nbs/02_steps.ipynb #aacd33dc
 def _values_for(qparams: QParams, data: np.dtype | None) -> tuple:

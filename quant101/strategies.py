@@ -66,7 +66,7 @@ def _absmax(
     "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
     whole, all_but_sign = _INTEGERS[x.itemsize]
     absmax = _absmax_patterns(np.ascontiguousarray(x).view(whole), all_but_sign).view(x.dtype)
-    if not absmax.max() < np.inf:  # true of NaN as well
+    if not (absmax.max() if absmax.size > 1 else absmax.item()) < np.inf:  # true of NaN as well
         raise ValueError(f"x must be finite, so that a range can be found, got {absmax[~np.isfinite(absmax)][0]}")
     return absmax
 
@@ -95,11 +95,12 @@ def _scale_for(
     steps: float,  # how many steps lie between 0 and absmax
 ) -> np.ndarray:  # absmax / steps, rounded up where it is subnormal; 1 where absmax is 0
     "Return the scales with which `absmax` is `steps` steps away from zero."
+    tiny, steps = np.finfo(absmax.dtype).tiny, absmax.dtype.type(steps)
+    if (absmax.min() if absmax.size > 1 else absmax.item()) >= 2 * steps * tiny:
+        return absmax / steps
     with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
-        scale = absmax / absmax.dtype.type(steps)
-        if scale.min() >= np.finfo(scale.dtype).tiny:
-            return scale
-        short = (scale < np.finfo(scale.dtype).tiny) & (absmax / scale > steps)
+        scale = absmax / steps
+        short = (scale < tiny) & (absmax / scale > steps)
         scale[short] = np.nextafter(scale[short], scale.dtype.type(1))
     scale[absmax == 0] = 1
     return scale
