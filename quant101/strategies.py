@@ -66,7 +66,8 @@ def _absmax(
     "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
     whole, all_but_sign = _INTEGERS[x.itemsize]
     absmax = _absmax_patterns(np.ascontiguousarray(x).view(whole), all_but_sign).view(x.dtype)
-    if not (absmax.max() if absmax.size > 1 else absmax.item()) < np.inf:  # true of NaN as well
+    largest = absmax.max() if absmax.size > 1 else absmax.item()  # of one number, without a reduction
+    if not largest < np.inf:  # true of NaN as well
         raise ValueError(f"x must be finite, so that a range can be found, got {absmax[~np.isfinite(absmax)][0]}")
     return absmax
 
@@ -96,7 +97,8 @@ def _scale_for(
 ) -> np.ndarray:  # absmax / steps, rounded up where it is subnormal; 1 where absmax is 0
     "Return the scales with which `absmax` is `steps` steps away from zero."
     tiny, steps = np.finfo(absmax.dtype).tiny, absmax.dtype.type(steps)
-    if (absmax.min() if absmax.size > 1 else absmax.item()) >= 2 * steps * tiny:
+    smallest = absmax.min() if absmax.size > 1 else absmax.item()
+    if smallest >= 2 * steps * tiny:
         return absmax / steps
     with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
         scale = absmax / steps
