@@ -252,13 +252,6 @@ class Percentile(HistogramCalibrator):
         ordered = np.sort(_checked(x, "x").values)
         return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
-# %% ../nbs/04_calibration.ipynb #2943ad13
-def _levelled(counts: np.ndarray, levels: int) -> np.ndarray:
-    "Return what `levels` levels can tell about the counts: in each group of bins, the mean of those not empty."
-    group, filled = np.arange(counts.size) * levels // counts.size, counts > 0
-    mean = np.bincount(group, counts, levels) / np.maximum(np.bincount(group, filled, levels), 1)
-    return np.where(filled, mean[group], 0.0)
-
 # %% ../nbs/04_calibration.ipynb #68c5f70c
 @njit
 def _divergence(below, filled, own, entropies, kept, levels):
@@ -327,6 +320,18 @@ def _onnxruntime_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> t
 
 # %% ../nbs/04_calibration.ipynb #e52df2fd
 @njit
+def _levelled_rows(counts, levels, out):
+    first = 0
+    for group in range(levels):
+        end = -(-(group + 1) * counts.size // levels)
+        total, bins = 0, 0
+        for k in range(first, end):
+            total, bins = total + counts[k], bins + (counts[k] > 0)
+        for k in range(first, end):
+            out[k] = total / bins if counts[k] > 0 else 0.0
+        first = end
+
+@njit
 def _relative_entropy_rows(p, q, out):
     for k in range(p.size):
         if p[k] > 0.0 and q[k] > 0.0:
@@ -342,7 +347,8 @@ def _modelopt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tupl
     kept = np.arange(128, counts.size + 1)
     terms, kl = np.empty(counts.size), np.empty(kept.size)
     for i, n in enumerate(kept):
-        p, q = counts[:n].astype(np.float64), _levelled(counts[:n], levels)
+        p, q = counts[:n].astype(np.float64), np.empty(n)
+        _levelled_rows(counts[:n], levels, q)
         p[-1] += counts[n:].sum()
         with np.errstate(invalid="ignore"):
             _relative_entropy_rows(p / np.sum(p), q / np.sum(q), terms[:n])
