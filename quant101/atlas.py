@@ -54,6 +54,13 @@ def _check_fields(convention) -> None:
     for field in ("dtypes", "narrow", "ranged"):
         if bad := [dtype for dtype in getattr(convention, field) or () if not isinstance(dtype, str) or dtype not in _CODES]:
             raise ValueError(f"{field} must be of {', '.join(_CODES)}, got {bad[0]!r}")
+    for field in ("offset", "floor", "dead"):
+        if not abs(getattr(convention, field) or 0) <= float(np.finfo(np.float32).max):
+            raise ValueError(f"{field} must be a number of float32, got {getattr(convention, field)!r:.40}")
+    if convention.dead is not None and convention.ratio == "divide":
+        raise ValueError("dead must be None where ratio is 'divide', since nothing can be divided by a scale of 0")
+    if convention.span == "signed" and any(_CODES[dtype][0] >= (convention.only_zero or 0) for dtype in convention.dtypes):
+        raise ValueError(f"only_zero must exceed the smallest code where span is 'signed', got {convention.only_zero}")
 
 # %% ../nbs/06_atlas.ipynb #24e23706
 @dataclass(frozen=True)

@@ -286,6 +286,7 @@ def _tensorrt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tupl
     counts, kl = counts.astype(np.float64), np.empty(max(counts.size - levels, 0))
     entropies = counts * np.log(np.maximum(counts, 1))
     _divergence_rows(_up_to(counts), _up_to(counts > 0), _up_to(entropies), entropies, levels, kl)
+    kl[kl < 1e-12] = 0.0  # the sums are rounded; what is less than this may be nothing
     hi = (levels + np.arange(kl.size) + 0.5) * (float(edges[-1]) / counts.size)
     return -hi, hi, kl
 
@@ -362,6 +363,21 @@ def _check_name(what: str, name, known) -> str:
         raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
     return name
 
+# %% ../nbs/04_calibration.ipynb #5ae0c1d7
+def _check_counts(counts, edges) -> tuple[np.ndarray, np.ndarray]:
+    "Return the counts as int64 and the edges as floats. Raises ValueError where one breaks its rule."
+    counts, edges = as_real_array(counts, "counts"), as_real_array(edges, "edges")
+    edges = edges.astype(np.float64) if edges.dtype.kind in "iu" else edges
+    if counts.ndim != 1 or counts.size < 2 or edges.shape != (counts.size + 1,):
+        raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
+    if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
+        raise ValueError("edges must be finite and rise, got others")
+    if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
+        raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
+    if not counts.sum(dtype=np.float64) < 2**62:
+        raise ValueError(f"counts must add up to less than 2**62, got {counts.sum(dtype=np.float64):g}")
+    return counts.astype(np.int64, order="C"), edges
+
 # %% ../nbs/04_calibration.ipynb #d6f99951
 _RECIPES = {"tensorrt": _tensorrt_search, "onnxruntime": _onnxruntime_search, "modelopt": _modelopt_search}
 
@@ -376,15 +392,11 @@ def entropy_trace(
     Raises ValueError or TypeError where an argument breaks the rule in its comment.
     Source: Migacz 2017; onnxruntime 1.32, get_entropy_threshold; nvidia-modelopt 0.47, _compute_amax_entropy.
     """
-    counts, edges = as_real_array(counts, "counts"), as_real_array(edges, "edges")
-    if counts.ndim != 1 or counts.size < 2 or edges.shape != (counts.size + 1,):
-        raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
-    if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
-        raise ValueError("edges must be finite and rise, got others")
-    if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
-        raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
+    counts, edges = _check_counts(counts, edges)
     levels = _check_number("levels", levels, 2, 65536, Integral)
-    return _RECIPES[_check_name("variant", variant, _RECIPES)](counts.astype(np.int64, order="C"), edges, levels)
+    search = _RECIPES[_check_name("variant", variant, _RECIPES)]
+    with np.errstate(under="ignore"):
+        return search(counts, edges, levels)
 
 # %% ../nbs/04_calibration.ipynb #4312dae0
 def entropy_range(
@@ -410,7 +422,8 @@ def _resample(h: Histogram, variant: str, bins: int) -> tuple[np.ndarray, np.nda
     if h.lo > h.hi:
         raise ValueError("a calibrator must have seen data before trace(), got none")
     signed = variant == "onnxruntime"
-    edges = max(abs(h.lo), abs(h.hi)) * np.linspace(-1, 1, (bins if signed else 2 * bins) + 1)
+    with np.errstate(under="ignore"):
+        edges = max(abs(h.lo), abs(h.hi)) * np.linspace(-1, 1, (bins if signed else 2 * bins) + 1)
     cumulative = np.concatenate([[0], np.cumsum(h.counts)])
     below = np.interp(edges / h.width + h.counts.size // 2, np.arange(cumulative.size), cumulative)
     below[0], below[-1] = 0, cumulative[-1]
@@ -435,8 +448,7 @@ def _library_bins(x: np.ndarray, variant: str, bins: int) -> tuple[np.ndarray, n
 class Entropy(HistogramCalibrator):
     """Keep the range -t..t of least Kullback-Leibler divergence; "onnxruntime" cuts either end down to the data.
 
-    Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace.
-    """
+    Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace."""
     def __init__(self, variant: str = "tensorrt", bins: int | None = None, levels: int = 128):
         bins = bins if bins is not None else 128 if _check_name("variant", variant, _RECIPES) == "onnxruntime" else 2048
         self.recipe = _check_name("variant", variant, _RECIPES), _check_number("bins", bins, 2, 65536, Integral)
@@ -450,6 +462,7 @@ class Entropy(HistogramCalibrator):
         h = self.histogram
         return entropy_range(*_resample(h, *self.recipe), self.recipe[0], self.settings["levels"], h.lo, h.hi)
 
+    @np.errstate(under="ignore")
     def exact(self, x) -> tuple[float, float]:
         "Return the range of `x` alone, on bins as the library makes them: for float32 its own answer, to the bit."
         x, lo, hi = _checked(x, "x")
@@ -486,7 +499,7 @@ class MSE(HistogramCalibrator):
     def trace(self) -> tuple[np.ndarray, np.ndarray]:
         "Return the thresholds tried, units of the data, and the mean squared error of each, those units squared."
         thresholds, errors = self._errors()
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return thresholds, errors * np.square(thresholds[0])
 
     def _answer(self):

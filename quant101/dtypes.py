@@ -30,19 +30,19 @@ def _as_int(value, name: str, low: float = -np.inf, high: float = np.inf) -> int
     return int(value)
 
 # %% ../nbs/01_dtypes.ipynb #b942c104
-def _checked_bias(f: "FloatFormat") -> int:
-    "The bias of the format `f`; raises unless its fields make a format whose every number is a float32."
+def _checked_fields(f: "FloatFormat") -> dict:
+    "The numbers of the format `f` as Python's integers; raises unless they make a format whose every number is a float32."
     if not isinstance(f.name, str):
         raise TypeError(f"name must be a str, got {f.name!r}")
-    _as_int(f.exponent_bits, "exponent_bits", 2, 8)
-    _as_int(f.mantissa_bits, "mantissa_bits", 1, 23)
+    exponent_bits = _as_int(f.exponent_bits, "exponent_bits", 2, 8)
+    mantissa_bits = _as_int(f.mantissa_bits, "mantissa_bits", 1, 23)
     if not isinstance(f.specials, str) or f.specials not in ("ieee", "fn", "fnuz", "none"):
         raise ValueError(f"specials must be one of ieee, fn, fnuz, none, got {f.specials!r}")
-    if f.exponent_bits == 8 and f.specials != "ieee":
+    if exponent_bits == 8 and f.specials != "ieee":
         raise ValueError(f"specials must be ieee where exponent_bits is 8, got {f.specials!r}")
-    bias = 2 ** (f.exponent_bits - 1) - 1 if f.bias is None else f.bias
-    _as_int(bias, "bias", 127 if f.exponent_bits == 8 else 0, 127)
-    return bias
+    bias = 2 ** (exponent_bits - 1) - 1 if f.bias is None else f.bias
+    bias = _as_int(bias, "bias", 127 if exponent_bits == 8 else 0, 127)
+    return {"exponent_bits": exponent_bits, "mantissa_bits": mantissa_bits, "bias": bias}
 
 # %% ../nbs/01_dtypes.ipynb #02e80975
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FloatFormat:
     specials: str = "ieee"  # "ieee": inf and NaN; "fn": NaN alone; "fnuz": NaN in place of -0; "none": neither
 
     def __post_init__(self):
-        object.__setattr__(self, "bias", _checked_bias(self))
+        vars(self).update(_checked_fields(self))
     bits = property(lambda f: 1 + f.exponent_bits + f.mantissa_bits, doc="Bits of a code.")
     code_dtype = property(lambda f: np.min_scalar_type(2**f.bits - 1), doc="Smallest unsigned type that holds a code.")
     bytes = property(lambda f: f.code_dtype.itemsize, doc="Bytes that a code takes in memory.")
@@ -210,13 +210,13 @@ def _result(out, shape: tuple, dtype, *read: np.ndarray) -> np.ndarray:
     "Return `out` if it can take a result and shares no memory with what is read; a new array for None."
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray):
+    if type(out) not in (np.ndarray, np.memmap):  # the kernels take no other kind, such as a matrix, which is never flat
         raise TypeError(f"out must be an array or None, got {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out must be a writable, contiguous {np.dtype(dtype)} array of shape {shape}, got {out.dtype} of shape {out.shape}")
     if any(np.may_share_memory(out, array) for array in read):
         raise ValueError("out must not share memory with the other arguments, got an overlapping array")
-    return out
+    return np.asarray(out)
 
 # %% ../nbs/01_dtypes.ipynb #d07b2ea0
 def _check_codes(codes, bits: int) -> np.ndarray:

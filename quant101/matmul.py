@@ -14,11 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from ctypes import CFUNCTYPE, addressof, c_char, c_int64
-from dataclasses import dataclass
+from ctypes import CFUNCTYPE, addressof, c_char, c_int64, sizeof
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -29,6 +30,7 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from .dtypes import _ONE_AT_A_TIME, _PROCESS, as_real_array
+from .strategies import _multiply_rows
 
 # %% ../nbs/07_matmul.ipynb #4ea191b0
 _MAX_K = (2**31 - 1) // (255 * 128)
@@ -83,7 +85,7 @@ def _check_shape(shape) -> tuple[int, int]:
         raise TypeError(f"shape must be a tuple of whole numbers, got {shape!r}")
     if len(shape) != 2 or min(shape) < 0:
         raise ValueError(f"shape must be (outputs, inputs), neither below 0, got {shape}")
-    return shape
+    return int(shape[0]), int(shape[1])
 
 # %% ../nbs/07_matmul.ipynb #ee50b5ac
 @dataclass(frozen=True, eq=False)
@@ -105,8 +107,8 @@ class PackedWeights:
         _freeze(self.sums, "sums", (panels * _PANEL,), np.dtype(np.int32))
         _freeze(self.scale, "scale", (outputs,), np.dtype(np.float32))
         kept = {-128: self.sums * -128, 0: self.sums * 0, 128: self.sums * 128, "scale": _fill(self.scale, panels), "panels": self.panels}
-        object.__setattr__(self, "_kept", kept)  # what the kernels read besides the activations, and where it is
-        object.__setattr__(self, "_places", {name: array.ctypes.data for name, array in kept.items()})
+        places = {name: array.ctypes.data for name, array in kept.items()}
+        vars(self).update(shape=(outputs, inputs), _kept=kept, _places=places)  # what the kernels read besides the activations
 
     def __reduce__(self):
         return PackedWeights, (self.panels, self.sums, self.scale, self.shape)
@@ -171,9 +173,9 @@ def unpack_weights(
     return np.array(wide[:outputs, :inputs], order="C")  # a copy, also where this is contiguous already
 
 def _real_weights(packed: PackedWeights, inputs: np.ndarray) -> np.ndarray:
-    "Return the real weights of some inputs, float32, shape (len(inputs), outputs)."
+    "Return the real weights of some inputs, float64, shape (len(inputs), outputs)."
     codes = packed.panels[:, inputs // 4, :, inputs % 4].reshape(len(inputs), len(packed.sums))
-    return codes[:, :packed.shape[0]] * packed.scale
+    return codes[:, :packed.shape[0]] * packed.scale.astype(np.float64)
 
 # %% ../nbs/07_matmul.ipynb #be9710eb
 _I8, _I16, _I32, _I64, _F32 = *(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType()
@@ -404,70 +406,115 @@ def _tile_of(instruction: Instruction, scaled: bool):
     return _tile
 
 # %% ../nbs/07_matmul.ipynb #c937e1aa
-_KERNEL = types.void(types.int64, types.int64, types.int64, types.CPointer(types.int64))
+_KERNEL = types.void(types.int64, types.CPointer(types.int64))
 
 @cache
 def _rows_kernel(instruction: Instruction, scaled: bool):
-    "Return the loop over the tiles of some rows, compiled to a function that is called by its address."
+    "Return the loop over the tiles of a job, compiled to a function that is called by its address."
     tile, height, width = _tile_of(instruction, scaled), instruction.rows, _PANEL
 
     @cfunc(_KERNEL)
-    def _multiply_rows(first, last, spare, job):
-        stride, outputs, out, a, b, start, x_scale, w_scale, bias = job[0], job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8]
-        for block in range(first, last, 8 * height):
+    def _multiply_rows(spare, job):
+        last, outputs, pitch, stride, out, a = job[0], job[1], job[2], job[3], job[4], job[5]
+        b, start, x_scale, w_scale, bias = job[6], job[7], job[8], job[9], job[10]
+        for block in range(0, last, 8 * height):
             for j in range(0, outputs, width):
                 for i in range(block, min(block + 8 * height, last), height):
                     rows, columns = min(height, last - i), min(width, outputs - j)
                     whole = rows == height and columns == width
-                    place = out + 4 * (i * outputs + j)
-                    to, step = (place, 4 * outputs) if whole else (spare, 4 * width)
+                    place = out + pitch * i + 4 * j
+                    to, step = (place, pitch) if whole else (spare, 4 * width)
                     tile(a + i * stride, stride, rows, b + j * stride, stride // 4, start + 4 * j, to, step,
                          x_scale + 4 * i, w_scale + 4 * j, bias + 4 * j)
                     for r in range(0 if whole else rows):
-                        _copy_bytes(place + 4 * outputs * r, spare + 4 * width * r, 4 * columns)
+                        _copy_bytes(place + pitch * r, spare + 4 * width * r, 4 * columns)
 
     return _multiply_rows
 
 # %% ../nbs/07_matmul.ipynb #b2353f80
-_INT, _FLOAT, _JOB = np.dtype(np.int32), np.dtype(np.float32), c_int64 * 9
+class _Job(NamedTuple):
+    "What a kernel reads: numbers of rows and outputs, bytes from row to row of the result and of `a`, and addresses."
+    rows: int
+    outputs: int
+    pitch: int
+    stride: int
+    out: int
+    a: int
+    b: int
+    start: int
+    x_scale: int
+    w_scale: int
+    bias: int
 
-def _parts(rows: int, operations: int, height: int) -> int:
+def _some_rows(job: _Job, first: int, last: int) -> _Job:
+    "Return the part of a job that concerns some rows."
+    out, a, x_scale = job.out + job.pitch * first, job.a + job.stride * first, job.x_scale + 4 * first
+    return job._replace(rows=last - first, out=out, a=a, x_scale=x_scale)
+
+def _some_outputs(job: _Job, first: int, last: int) -> _Job:
+    "Return the part of a job that concerns some outputs, whole panels of them."
+    moved = {name: getattr(job, name) + 4 * first for name in ("out", "start", "w_scale", "bias")}
+    return job._replace(outputs=last - first, b=job.b + job.stride * first, **moved)
+
+# %% ../nbs/07_matmul.ipynb #c6e2a9d4
+def _parts(rows: int, panels: int, operations: int, height: int) -> int:
     "Return how many threads are worth starting: one for a small product, and one in a process that was forked."
     if operations < 5e7 or os.getpid() != _PROCESS:
         return 1
-    return max(1, min(numba.get_num_threads(), rows // height))
+    return max(1, min(numba.get_num_threads(), max(rows // height, panels)))
+
+def _cut(job: _Job, parts: int, height: int) -> list[_Job]:
+    "Return equal parts of a job: bands of rows, or of panels where there are too few rows."
+    panels, ends = -(-job.outputs // _PANEL), range(parts + 1)
+    if job.rows >= parts * height:
+        places = [job.rows * part // parts for part in ends]
+        return [_some_rows(job, *one) for one in zip(places, places[1:])]
+    places = [min(panels * part // parts * _PANEL, job.outputs) for part in ends]
+    return [_some_outputs(job, *one) for one in zip(places, places[1:])]
 
 @cache
 def _entry(kernel) -> Callable:
     "Return a compiled kernel as a function that Python can call, without holding its lock."
-    return CFUNCTYPE(None, c_int64, c_int64, c_int64, c_int64)(kernel.address)
+    return CFUNCTYPE(None, c_int64, c_int64)(kernel.address)
+
+@cache
+def _for_few(instruction: Instruction, rows: int) -> Instruction:
+    "Return the instruction with a tile no higher than so few rows need, a power of two."
+    return replace(instruction, rows=min(instruction.rows, 1 << (rows - 1).bit_length()))
 
 # %% ../nbs/07_matmul.ipynb #ed28a9be
 @intrinsic
-def _call_kernel(typingctx, kernel, first, last, spare, job):
+def _call_kernel(typingctx, kernel, spare, job):
     "Call a function of the type `_KERNEL` at the address `kernel`."
     def generate(context, builder, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [_I64] * 4)
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * 2)
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
-    return types.void(*[types.int64] * 5), generate
+    return types.void(*[types.int64] * 3), generate
 
 @njit(nogil=True, parallel=True)
-def _share_rows(kernel, rows, parts, spare, spare_bytes, job):
-    "Share out rows among threads, each with a spare tile of its own."
+def _share(kernel, parts, spare, spare_bytes, jobs, job_bytes):
+    "Do several jobs, each in a thread and with a spare tile of its own."
     for part in prange(parts):
-        _call_kernel(kernel, rows * part // parts, rows * (part + 1) // parts, spare + spare_bytes * part, job)
+        _call_kernel(kernel, spare + spare_bytes * part, jobs + job_bytes * part)
 
 # %% ../nbs/07_matmul.ipynb #02a3bb53
-def _run(kernel, rows: int, parts: int, spare: int, spare_bytes: int, job: int) -> None:
-    "Fill the output, with several threads if that is asked for and no other product is using them."
+_NUMBERS = c_int64 * len(_Job._fields)
+
+def _run(kernel, job: _Job, parts: int, height: int, spare: int, spare_bytes: int) -> None:
+    "Do a job, with several threads if that is asked for and no other product is using them."
     if parts > 1 and _ONE_AT_A_TIME.acquire(blocking=False):
         try:
-            _share_rows(kernel.address, rows, parts, spare, spare_bytes, job)
+            jobs = (_NUMBERS * parts)(*(_NUMBERS(*one) for one in _cut(job, parts, height)))
+            _share(kernel.address, parts, spare, spare_bytes, addressof(jobs), sizeof(_NUMBERS))
         finally:
             _ONE_AT_A_TIME.release()
     else:
-        _entry(kernel)(0, rows, spare, job)
+        numbers = _NUMBERS(*job)  # kept here as long as the kernel reads it
+        _entry(kernel)(spare, addressof(numbers))
+
+# %% ../nbs/07_matmul.ipynb #d4f08b17
+_INT, _FLOAT = np.dtype(np.int32), np.dtype(np.float32)
 
 def _multiply(codes: np.ndarray, packed: PackedWeights, correction: int, instruction: Instruction, scales=()) -> np.ndarray:
     """Multiply rows of bytes, in whole groups of four, by packed weights; the sums begin with `correction * packed.sums`.
@@ -475,12 +522,15 @@ def _multiply(codes: np.ndarray, packed: PackedWeights, correction: int, instruc
     Without `scales` the result is int32; with the scales of the rows and the filled bias it is float32.
     """
     (rows, stride), outputs, places = codes.shape, packed.shape[0], packed._places
-    parts = _parts(rows, 2 * rows * stride * outputs, instruction.rows)
+    instruction = _for_few(instruction, rows) if 0 < rows < instruction.rows else instruction
+    operations = 2 * max(rows, 4) * stride * outputs  # fewer rows wait for the weights as long as four
+    parts = _parts(rows, len(packed.panels), operations, instruction.rows)
     spare = 4 * _PANEL * instruction.rows
     out, address = _aligned((rows, outputs), _FLOAT if scales else _INT, spare * parts)
     x_scale, bias = map(_address, scales) if scales else (0, 0)
-    job = _JOB(stride, outputs, address, _address(codes), places["panels"], places[correction], x_scale, places["scale"], bias)
-    _run(_rows_kernel(instruction, bool(scales)), rows, parts, address + out.nbytes, spare, addressof(job))
+    job = _Job(rows, outputs, 4 * outputs, stride, address, _address(codes), places["panels"], places[correction],
+               x_scale, places["scale"], bias)
+    _run(_rows_kernel(instruction, bool(scales)), job, parts, instruction.rows, address + out.nbytes, spare)
     return out
 
 # %% ../nbs/07_matmul.ipynb #e328b8a6
@@ -600,7 +650,8 @@ def _emit_row_scale(builder, most):
     one, absmax, steps = ir.Constant(_F32, 1.0), builder.bitcast(most, _F32), ir.Constant(_F32, 127.0)
     scale = builder.fdiv(absmax, steps)
     subnormal = builder.fcmp_ordered("<", scale, ir.Constant(_F32, 2.0**-126))
-    short = builder.and_(subnormal, builder.fcmp_ordered("<", builder.fmul(scale, steps), absmax))
+    covered = builder.fmul(*(builder.fpext(value, ir.DoubleType()) for value in (scale, steps)))  # exact
+    short = builder.and_(subnormal, builder.fcmp_ordered("<", covered, builder.fpext(absmax, ir.DoubleType())))
     scale = builder.select(short, builder.fadd(scale, ir.Constant(_F32, 2.0**-149)), scale)
     return builder.select(builder.fcmp_ordered(">", absmax, ir.Constant(_F32, 0.0)), scale, one)
 
@@ -741,6 +792,7 @@ def llm_int8_linear(
     kept, rest = x[:, columns], x.copy()
     _check_finite(kept, "x")
     rest[:, columns] = 0
-    outliers = kept.astype(np.float64) @ _real_weights(packed, columns).astype(np.float64)
-    with np.errstate(over="ignore"):
+    outliers = np.zeros((len(x), packed.shape[0]))
+    _multiply_rows(kept.astype(np.float64), _real_weights(packed, columns), outliers)
+    with np.errstate(over="ignore", under="ignore"):
         return (_linear(rest, packed, bias) + outliers).astype(np.float32)

@@ -871,7 +871,7 @@ def plot_heights(
     ax.axhline(peak, linestyle="--", color=COLORS["guide"])
     ax.axvline(chosen, linestyle=":", color=COLORS["guide"])
     ax.text(chosen, 0, " in use", color=COLORS["guide"], va="bottom")
-    ax.text(heights[0], peak, "the instruction alone", color=COLORS["guide"], va="bottom")
+    ax.text(heights[-1], peak, "the instruction alone", color=COLORS["guide"], ha="right", va="bottom")
     ax.set(xlabel="rows of a tile", ylabel="Gop/s on one core", ylim=(0, 1.15 * peak))
     return ax
 
@@ -886,13 +886,14 @@ def plot_roofline(
 ) -> plt.Axes:
     "Draw speeds under the roof that memory and arithmetic make."
     ax = new_ax(ax, 3.2)
-    x = np.geomspace(min(intensity) / 2, max(intensity) * 2, 200)
+    x = np.geomspace(min(intensity) / 4, max(intensity) * 2, 200)
     ax.plot(x, np.minimum(bandwidth * x, peak), linestyle="--", color=COLORS["guide"])
     ax.plot(intensity, speeds, marker="o", linestyle="", color=COLORS["quantized"])
     for i, speed, label in zip(intensity, speeds, labels):
         ax.annotate(f"{label} rows" if label > 1 else "1 row", (i, speed), (6, -12), textcoords="offset points")
     corner = peak / bandwidth
-    ax.text(corner / 6, bandwidth * corner / 4.5, "memory", color=COLORS["guide"], ha="right")
+    middle = np.sqrt(x[0] * corner)
+    ax.text(middle, bandwidth * middle * 1.4, "memory", color=COLORS["guide"], ha="right")
     ax.text(corner * 1.2, peak * 1.1, "instruction", color=COLORS["guide"])
     ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="Gop/s on one core")
     ax.set(ylim=(min(speeds) / 3, peak * 2.5))

@@ -41,7 +41,8 @@ def normalize(
     Source: Dettmers et al. 2022, section 2.1 (absmax quantization divides by the infinity norm).
     """
     x = _nonzero_floats(x, "x")
-    return np.asarray(x / np.abs(x).max())
+    with np.errstate(under="ignore"):
+        return np.asarray(x / np.abs(x).max())
 
 # %% ../nbs/02_steps.ipynb #a41ef2d1
 def rescale(
@@ -55,7 +56,7 @@ def rescale(
     """
     x = as_real_array(x, "x")
     factor = float(np.abs(_nonzero_floats(levels, "levels")).max())
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         product = np.multiply(x, factor, dtype=np.float64)  # in the type of x the factor itself might be infinite
         return np.asarray(product, x.dtype if x.dtype.kind == "f" else np.float64)
 
@@ -293,7 +294,9 @@ class QParams:
 
     def __eq__(self, other):
         same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
-        return isinstance(other, QParams) and all(same(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
+        if not isinstance(other, QParams) or isinstance(self.scale, float) != isinstance(other.scale, float):
+            return False  # with a Python float NumPy divides in the type of the data
+        return all(same(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
 
 # %% ../nbs/02_steps.ipynb #37fcee1d
 def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
@@ -301,10 +304,11 @@ def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
     if axis is not None:
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"axis must be an axis of the data, whose shape is {shape}, got {axis}")
-        axis %= len(shape)
+        axis = int(axis) % len(shape)
         return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
     if group_size is None:
         return (1, 1, prod(shape)), ()
+    group_size = int(group_size)
     if not shape or shape[-1] % group_size:
         raise ValueError(f"group_size must divide the last axis of the data, whose shape is {shape}, got {group_size}")
     scales = shape[:-1] + (shape[-1] // group_size,)
@@ -491,12 +495,19 @@ def _plan(qparams, data: np.dtype | None, shape: tuple) -> _Plan:
     return qparams._plan(data, shape)
 
 # %% ../nbs/02_steps.ipynb #71e3c9d4
+def _converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    "Return `x` contiguous in a type; NaN is quiet then, and is found by the loop."
+    if x.dtype == dtype:
+        return x.astype(dtype, order="C", copy=False)
+    with np.errstate(invalid="ignore"):
+        return x.astype(dtype, order="C")
+
 def _by_rule(x: np.ndarray, qparams: QParams, mode: int, seed, out: np.ndarray) -> int:
     "Quantize by any rule of rounding; return how many NaN there were."
     scale, zero_point, qmin, qmax = _values_for(qparams, x.dtype)
     blocks, _ = _channel_shapes(x.shape, qparams.axis, qparams.group_size)
     settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, _noise(mode, seed, blocks)
-    x = x.astype(scale.dtype, order="C", copy=False).reshape(blocks)
+    x = _converted(x, scale.dtype).reshape(blocks)
     return _quantize_rows(x, scale, *settings, out.reshape(blocks))
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
@@ -517,7 +528,7 @@ def quantize(
     plan = _plan(qparams, x.dtype, x.shape)
     out = _result(out, x.shape, plan.codes, x)
     if mode == _HALF_EVEN:
-        values = x.astype(plan.args[0].dtype, order="C", copy=False)
+        values = _converted(x, plan.args[0].dtype)
         _refuse_nan(x, _sweep(plan, _code32 if plan.narrow else _code64, _is_nan, values, out))
     else:
         _refuse_nan(x, _by_rule(x, qparams, mode, seed, out))
@@ -593,7 +604,7 @@ def _fake_kernel(x: np.ndarray, qparams: QParams):
 def _in_two_steps(x: np.ndarray, qparams: QParams, rounding, seed, out) -> np.ndarray:
     "Return dequantize(quantize(x)), in the type of `x` if that is a float."
     y = dequantize(quantize(x, qparams, rounding, seed), qparams)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         y = y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
     if out is None:
         return y
@@ -631,7 +642,8 @@ def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    return x.astype(np.float64, order="C"), y.astype(np.float64, order="C")  # sums run in one order, whatever the layout
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return x.astype(np.float64, order="C"), y.astype(np.float64, order="C")  # sums run in one order, whatever the layout
 
 # %% ../nbs/02_steps.ipynb #7bb77a0a
 def mse(
@@ -644,7 +656,7 @@ def mse(
     Source: Gersho and Gray 1991, chapter 5.
     """
     x, y = _pair(x, y)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         return float(np.mean(np.square(x - y)))
 
 # %% ../nbs/02_steps.ipynb #8577b788
@@ -658,7 +670,7 @@ def max_abs_error(
     Source: by definition, the maximum norm of x - y.
     """
     x, y = _pair(x, y)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         return float(np.max(np.abs(x - y)))
 
 # %% ../nbs/02_steps.ipynb #f94612a6
@@ -672,8 +684,10 @@ def sqnr_db(
     Source: Gersho and Gray 1991, chapter 5.
     """
     x, y = _pair(x, y)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        signal, noise = np.sum(np.square(x)), np.sum(np.square(x - y))
+    with np.errstate(all="ignore"):
+        noise = x - y
+        down = -np.frexp(max(np.max(np.abs(x)), np.max(np.abs(noise))))[1]  # without it squares might overflow, or all be 0
+        signal, noise = (np.sum(np.square(np.ldexp(v, down))) for v in (x, noise))
         return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 # %% ../nbs/02_steps.ipynb #4a500440
@@ -689,5 +703,6 @@ def cosine_similarity(
     """
     x, y = _pair(x, y)
     x, y = normalize(x), normalize(y)
-    cosine = np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
+    with np.errstate(under="ignore"):
+        cosine = np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
     return float(min(1.0, max(-1.0, cosine)))

@@ -100,9 +100,10 @@ def _scale_for(
     smallest = absmax.min() if absmax.size > 1 else absmax.item()
     if smallest >= 2 * steps * tiny:
         return absmax / steps
-    with np.errstate(under="ignore", divide="ignore", invalid="ignore"):
+    with np.errstate(under="ignore", over="ignore"):
         scale = absmax / steps
-        short = (scale < tiny) & (absmax / scale > steps)
+        covered = np.ldexp(scale.astype(np.float64), 600) * steps  # far from where products are rounded more coarsely
+        short = (scale < tiny) & (covered < np.ldexp(absmax.astype(np.float64), 600))
         scale[short] = np.nextafter(scale[short], scale.dtype.type(1))
     scale[absmax == 0] = 1
     return scale
@@ -149,7 +150,8 @@ class OutlierSplit:
 
     def dequantize(self) -> np.ndarray:
         "Return the matrix in x's floating type: outliers as they were, the rest from the codes."
-        x = dequantize(self.q, self.qparams).astype(self.outliers.dtype, copy=False)
+        with np.errstate(under="ignore"):
+            x = dequantize(self.q, self.qparams).astype(self.outliers.dtype, copy=False)
         x[:, self.columns] = self.outliers
         return x
 
@@ -193,11 +195,12 @@ def split_outliers(
 # %% ../nbs/03_strategies.ipynb #57ae49b9
 @njit
 def _multiply_rows(a, b, out):
-    "Add the integer matrix product of `a` and `b` to `out`, in the type of `out`."
+    "Add the matrix product of `a` and `b` to `out`, in the type of `out`, the products of a sum one after the other."
+    whole = out.dtype.type
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             for j in range(b.shape[1]):
-                out[i, j] += np.int64(a[i, k]) * b[k, j]
+                out[i, j] += whole(a[i, k]) * whole(b[k, j])
 
 # %% ../nbs/03_strategies.ipynb #b6d9bbe4
 def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
@@ -217,6 +220,14 @@ def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QPara
         raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
     return qparams
 
+# %% ../nbs/03_strategies.ipynb #f3b9d5a1
+def _accumulator_type(split: OutlierSplit, w_qparams: QParams) -> type:
+    "Return int32 if it holds every sum of products of codes, or else int64. Raises ValueError if that does not either."
+    worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
+    if worst >= 2**63:
+        raise ValueError(f"split and w_qparams must have codes whose products add up to less than 2**63, got up to {worst}")
+    return np.int32 if worst < 2**31 else np.int64
+
 # %% ../nbs/03_strategies.ipynb #2d3a5669
 def split_matmul(
     split: OutlierSplit,  # the left matrix, shape (rows, columns)
@@ -233,11 +244,12 @@ def split_matmul(
         raise TypeError(f"split must be an OutlierSplit, got {type(split).__name__}")
     w = as_real_array(w, "w")
     w_qparams = _check_weight(w, split.shape[1], w_qparams)
-    worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
-    accumulated = np.zeros((split.shape[0], w.shape[1]), np.int32 if worst < 2**31 else np.int64)
+    accumulated = np.zeros((split.shape[0], w.shape[1]), _accumulator_type(split, w_qparams))
     _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
     w_type = w.dtype if w.dtype.kind == "f" else np.float64
     with np.errstate(over="ignore", under="ignore"):
-        y = accumulated * (split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale)
-        y += split.outliers.astype(np.float64) @ w[split.columns].astype(np.float64)
+        y = accumulated * split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale
+        outlier_part = np.zeros_like(y)  # not by NumPy's library, whose sums depend on the number of its threads
+        _multiply_rows(split.outliers.astype(np.float64), w[split.columns].astype(np.float64), outlier_part)
+        y += outlier_part
         return y.astype(np.result_type(split.outliers.dtype, w_type, np.float32))

@@ -519,3 +519,12 @@ def test_bad_input_is_refused(call, error, message):
 def test_a_convention_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ORT.ratio = "reciprocal"
+
+
+@pytest.mark.parametrize("name, fields", [
+    ("only_zero", {"span": "signed"}), ("only_zero", {"span": "signed", "dtypes": ("uint8",), "only_zero": 0}),
+    ("dead", {"dead": 0.0}), ("offset", {"offset": 10**400}), ("offset", {"offset": 1e300}), ("floor", {"floor": 10**400}),
+    ("dead", {"ratio": "reciprocal", "dead": 10**400})])
+def test_a_convention_that_no_kernel_can_follow_is_refused(name, fields):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        atlas.Convention("mine", **fields)

@@ -580,3 +580,35 @@ def test_float32_of_every_size_is_counted_as_float64_is(exponent):
     histogram = Percentile().update(x).histogram
     bins = [math.floor(Fraction(float(v)) / Fraction(histogram.width)) + 32768 for v in x]
     assert np.array_equal(histogram.counts, np.bincount(bins, minlength=65536))
+
+
+def test_edges_may_be_unsigned():
+    counts = np.arange(200, 0, -1)
+    for variant in ("tensorrt", "modelopt"):
+        right = entropy_range(counts, np.arange(201.0), variant)
+        for dtype in (np.uint8, np.uint16, np.uint64, np.int8):
+            edges = np.arange(201) if dtype != np.int8 else np.arange(201) // 2
+            assert entropy_range(counts, edges.astype(dtype), variant) == entropy_range(counts, edges.astype(float), variant)
+        assert right[0] == -right[1]
+
+
+@pytest.mark.parametrize("counts", [[1e19, 1, 2], [np.inf, 1, 1], [2**62] * 3, np.uint64([2**63, 1, 1])])
+def test_counts_beyond_64_bits_are_refused(counts):
+    for variant in ("tensorrt", "onnxruntime", "modelopt"):
+        with pytest.raises(ValueError, match=r"^counts must add up to less than 2\*\*62, got"):
+            entropy_trace(counts, np.arange(4.0), variant, 2)
+
+
+@pytest.mark.parametrize("make", [Entropy, lambda: Entropy("onnxruntime"), lambda: Entropy("modelopt"), MSE, Percentile])
+def test_no_error_state_of_numpy_changes_a_range(make):
+    x = [1e-310, 3e-310, -2e-310]
+    right = make().update(x).range()
+    with np.errstate(all="raise"):
+        assert make().update(x).range() == right
+
+
+def test_what_fits_without_loss_is_the_first_to_do_so():
+    "From the last filled bin on, all candidates have divergence 0, and rounding must not choose among them."
+    for filled in range(128, 300, 7):
+        counts = np.array([642787] * filled + [0] * 276)
+        assert entropy_range(counts, np.arange(counts.size + 1.0)) == (-filled - 0.5, filled + 0.5)

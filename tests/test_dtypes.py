@@ -564,3 +564,13 @@ def test_a_format_with_the_fields_of_fp16_but_no_infinity_goes_on_where_fp16_end
 def test_fp16_saturates():
     x = np.float32([65519.9, 65520, 1e30, np.inf, -65520, -np.inf])
     assert cast(x, FP16, overflow="saturate").tolist() == [65504, 65504, 65504, 65504, -65504, -65504]
+
+
+@pytest.mark.parametrize("number", [np.int8, np.uint8, np.int32, np.uint64])
+def test_a_format_of_numpy_integers_is_the_same_format(number):
+    x = np.float32([1.5, -3, 1000, 1e-7])
+    for fmt in (FP16, BF16, FP32, E5M2):
+        same = FloatFormat(fmt.name, number(fmt.exponent_bits), number(fmt.mantissa_bits), number(fmt.bias))
+        assert same == fmt and all(type(n) is int for n in (same.exponent_bits, same.mantissa_bits, same.bias))
+        assert (same.max, same.smallest_subnormal, same.max_code) == (fmt.max, fmt.smallest_subnormal, fmt.max_code)
+        assert np.array_equal(encode(x, FloatFormat("new", number(fmt.exponent_bits), number(fmt.mantissa_bits))), encode(x, fmt))

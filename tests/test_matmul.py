@@ -18,6 +18,8 @@ from tests_support import needs, run
 from quant101 import matmul
 from quant101.matmul import (PackedWeights, instruction_alone, instruction_set, linear_int8, llm_int8_linear, matmul_int8, pack_weights,
                              tile_assembly, unpack_weights)
+from quant101.steps import quantize
+from quant101.strategies import absmax_qparams, split_matmul, split_outliers
 
 NAMES = ["AVX-512 VNNI", "AVX-VNNI", "NEON dot product", "portable"]
 HERE = [i.name for i in matmul._INSTRUCTIONS if i.feature in matmul._features()]
@@ -149,16 +151,30 @@ def threads():
 
 def test_threads_do_not_change_a_bit(path, threads):
     rng = np.random.default_rng(2)
-    for rows, inputs, outputs in ((131, 390, 1001), (17, 2000, 1500)):
-        assert 2 * rows * inputs * outputs > 5e7, "large enough for threads"
+    for rows, inputs, outputs in ((131, 390, 1001), (17, 2000, 1500), (1, 4093, 2001), (3, 4096, 1999), (9, 1000, 3000)):
+        assert 2 * max(rows, 4) * inputs * outputs > 5e7, "large enough for threads"
         a, w, x = codes(rng, (rows, inputs), np.int8), codes(rng, (outputs, inputs), np.int8), rng.normal(size=(rows, inputs))
-        packed, results = pack_weights(w, 0.01), []
+        packed, bias, results = pack_weights(w, rng.uniform(0.01, 0.02, outputs)), rng.normal(size=outputs), []
         for count in sorted({1, 2, numba.config.NUMBA_NUM_THREADS}):
             if count <= numba.config.NUMBA_NUM_THREADS:
                 threads(count)
-                results.append((matmul_int8(a, packed), linear_int8(x, packed)))
+                results.append((matmul_int8(a, packed), linear_int8(x, packed, bias)))
         assert np.array_equal(results[0][0], exact(a, w))
         assert all(np.array_equal(p, results[0][0]) and np.array_equal(y, results[0][1]) for p, y in results)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 7])
+def test_any_number_of_parts_makes_the_whole(parts, monkeypatch):
+    "Bands of rows or of panels, more of them than threads, and than there are rows."
+    rng = np.random.default_rng(parts)
+    for rows, inputs, outputs in ((1, 40, 500), (5, 33, 227), (8, 7, 400), (57, 12, 70), (200, 5, 230)):
+        a, w, x = codes(rng, (rows, inputs), np.uint8), codes(rng, (outputs, inputs), np.int8), rng.normal(size=(rows, inputs))
+        packed, bias = pack_weights(w, rng.uniform(0.01, 0.02, outputs)), rng.normal(size=outputs)
+        whole = linear_int8(x, packed, bias)
+        with monkeypatch.context() as cut:
+            cut.setattr(matmul, "_parts", lambda *args: parts)
+            assert np.array_equal(matmul_int8(a, packed), exact(a, w))
+            assert np.array_equal(linear_int8(x, packed, bias), whole)
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other():
@@ -291,7 +307,7 @@ def test_weights_come_back():
         unpack_weights(packed)[...] = 0  # a copy, that may be written to
         assert np.array_equal(unpack_weights(packed), w)
         chosen = np.arange(inputs)[::2]
-        assert np.array_equal(matmul._real_weights(packed, chosen), (w * scale[:, None]).T[chosen])
+        assert np.array_equal(matmul._real_weights(packed, chosen), (w * scale[:, None].astype(float)).T[chosen])
 
 
 def test_weights_are_frozen_and_can_be_sent():
@@ -375,7 +391,7 @@ def test_the_inverse_alone_would_not_do():
 
 
 def test_a_row_of_zeros_has_the_scale_one_and_the_codes_zero(path):
-    instruction = matmul._choose(path)
+    instruction = matmul._instruction()
     codes, scales = matmul._as_bytes_and_scales(np.zeros((2, 21), np.float32), instruction)
     assert scales.tolist() == [1, 1] and (codes[:, :21] == (0 if instruction.signed else 128)).all()
 
@@ -399,9 +415,6 @@ def test_float64_beyond_float32_is_refused_and_results_may_overflow():
 
 @needs("quant101.strategies")
 def test_linear_uses_the_scales_of_chapter_three():
-    from quant101.steps import quantize
-    from quant101.strategies import absmax_qparams, split_matmul, split_outliers
-
     rng = np.random.default_rng(7)
     for size in (1e-41, 1.0, 1e30):
         x, w = (rng.standard_t(3, (50, 40)) * size).astype(np.float32), codes(rng, (30, 40), np.int8)
@@ -430,8 +443,8 @@ def plain_llm(x, w, scale, threshold, bias):
     x = np.asarray(x, np.float32)
     columns = np.abs(x).max(axis=0, initial=0).astype(np.float64) >= min(threshold, 1e30)
     rest = np.where(columns, np.float32(0), x)
-    weights = w[:, columns] * np.broadcast_to(np.float32(scale), len(w))[:, None]
-    kept = x[:, columns].astype(np.float64) @ weights.astype(np.float64).T
+    weights = w[:, columns] * np.broadcast_to(np.float32(scale), len(w))[:, None].astype(np.float64)
+    kept = x[:, columns].astype(np.float64) @ weights.T
     return (plain_linear(rest, w, scale, bias) + kept).astype(np.float32)
 
 
@@ -566,3 +579,39 @@ def test_import_compiles_nothing():
         m.matmul_int8(np.ones((1, 1), np.int8), m.pack_weights(np.ones((1, 1), np.int8), 1.0))
         print(len(compiled))"""
     assert int(run("-c", code)) > 0
+
+
+def test_a_subnormal_scale_of_a_row_is_that_of_absmax_qparams():
+    patterns = np.random.default_rng(0).integers(1, int(np.float32(2.0**-118).view(np.int32)), 5000, dtype=np.int32)
+    x = patterns.view(np.float32)[:, None]
+    qparams = absmax_qparams(x, axis=0)
+    expected = quantize(x, qparams).astype(np.float32) * qparams.scale[:, None]
+    assert np.array_equal(linear_int8(x, pack_weights(np.ones((1, 1), np.int8), 1.0)), expected)
+
+
+def test_large_scales_beside_outliers_stay_finite():
+    w, x = np.int8([[127, -3], [1, 2]]), np.float32([[7, 0.5], [0, 0.25]])
+    packed = pack_weights(w, 3e38)
+    with np.errstate(all="raise"):
+        y = llm_int8_linear(x, packed)
+    assert np.array_equal(y[1], linear_int8(x, packed)[1]) and not np.isnan(y).any()
+    assert np.isinf(y[0]).all()  # 7 * 127 * 3e38 and 7 * 3e38 are more than float32 holds
+
+
+def test_a_row_with_outliers_is_the_same_alone_and_among_others():
+    values = np.random.default_rng(0)
+    x, w = values.normal(size=(50, 96)).astype(np.float32), values.integers(-127, 128, (40, 96), np.int8)
+    x[:, ::3] *= 10.0 ** values.integers(2, 8, 32)
+    packed, whole = pack_weights(w, 0.01), llm_int8_linear(x, pack_weights(w, 0.01))
+    for row in (0, 7, 49):
+        same_columns = np.concatenate([x[row : row + 1], np.where(np.abs(x).max(axis=0) >= 6, np.float32(6), np.float32(0))[None]])
+        assert np.array_equal(llm_int8_linear(same_columns, packed)[0], whole[row])
+
+
+@pytest.mark.parametrize("rows", range(1, 10))
+def test_few_rows_take_a_low_tile(path, rows):
+    "A tile is no higher than a power of two above the rows, and what it gives is exact."
+    instruction = matmul._instruction()
+    low = matmul._for_few(instruction, rows)
+    assert low.rows <= instruction.rows and (low.rows >= rows or low.rows == instruction.rows) and low.rows < 2 * rows
+    assert replace(low, rows=instruction.rows) == instruction

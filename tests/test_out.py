@@ -68,3 +68,16 @@ def test_a_single_number_and_nothing():
     assert q.quantize(1.0, WEAK, out=out) is out and out == 23
     empty = np.zeros((0, 4), np.int8)
     assert q.quantize(np.zeros((0, 4)), WEAK, out=empty) is empty
+
+
+@each
+def test_out_is_a_plain_array(name, tmp_path):
+    "A matrix stays two-dimensional in every shape, so that a kernel would write far beyond it; a file in memory is an array."
+    function, x, args = CALLS[name]
+    right = function(x, *args)
+    for bad in (np.full_like(right, 77).view(np.matrix), np.ma.masked_array(np.full_like(right, 77))):
+        with pytest.raises(TypeError, match="^out must be an array or None, got (matrix|MaskedArray)"):
+            function(x, *args, out=bad)
+        assert (np.asarray(bad) == 77).all()
+    mapped = np.memmap(tmp_path / "out", right.dtype, "w+", shape=right.shape)
+    assert np.shares_memory(function(x, *args, out=mapped), mapped) and mapped.tobytes() == right.tobytes()

@@ -905,3 +905,41 @@ def test_a_level_is_itself_however_near_the_next_one_is():
     assert 1.0 + near == 2.0
     for rule in ("half-even", "half-away", "half-up"):
         assert round_to_levels([1.0, near], [0.0, 1.0, near], rule).tolist() == [1.0, near]
+
+
+def test_equal_parameters_give_equal_codes():
+    "A Python float is weak, so that float32 data are divided in float32; a float64 is not."
+    x = (np.arange(-12700, 12700) * 0.05).astype(np.float32)
+    weak, strong = QParams(0.1), QParams(np.float64(0.1))
+    assert (quantize(x, weak) != quantize(x, strong)).any() and weak != strong
+    assert weak == QParams(0.1) and strong == QParams(np.float64(0.1)) == QParams(np.array(0.1))
+
+
+def test_the_ratio_of_numbers_whose_squares_no_float_holds():
+    for size in (1e-200, 1e200, 5e-324, 1e308):
+        assert sqnr_db([size], [0.0]) == 0 and sqnr_db([size], [size]) == math.inf
+    x, y = np.random.default_rng(0).normal(size=(2, 1000))
+    assert sqnr_db(x * 2.0**-700, y * 2.0**-700) == sqnr_db(x, y) == sqnr_db(x * 2.0**900, y * 2.0**900)
+
+
+def test_no_error_state_of_numpy_changes_an_answer():
+    with np.errstate(all="raise"):
+        assert normalize(np.float32([1e-38, 1e38])).tolist() == [0, 1]
+        assert mse([1e-200], [0.0]) == 0 and cosine_similarity([1e-300, 1], [1e-300, 1]) == 1
+        assert fake_quantize(np.float16([1e-6]), QParams(1.1e-7)) == np.float16(9 * 1.1e-7)
+
+
+def test_a_group_size_may_be_a_small_integer_of_numpy():
+    x = np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
+    qparams = QParams(np.full((2, 3), 0.1, np.float32), group_size=np.uint8(100))
+    assert np.array_equal(quantize(x, qparams), quantize(x, dataclasses.replace(qparams, group_size=100)))
+
+
+def test_a_signalling_nan_is_refused_like_any_other():
+    x = np.uint32([0x7F800001]).view(np.float32)
+    with np.errstate(all="raise"):
+        for qparams in (QParams(0.1), QParams(np.float64(0.1))):
+            for rounding in ("half-even", "up"):
+                with pytest.raises(ValueError, match="^x must not hold NaN"):
+                    quantize(x, qparams, rounding)
+        assert math.isnan(mse(x, x)) and math.isnan(sqnr_db(x, x))

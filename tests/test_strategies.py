@@ -1,9 +1,11 @@
 """Chapter 3: absmax scales, and the outlier split, against plain NumPy, ONNX Runtime and bitsandbytes' rule."""
 
 from dataclasses import FrozenInstanceError
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from atlas_oracles import bitsandbytes_kernel
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -367,7 +369,7 @@ def bitsandbytes_split(x, threshold):
     "bitsandbytes' default int8_vectorwise_quant in NumPy: row absmax over the elements below the threshold."
     large = np.abs(x) >= threshold
     absmax = np.abs(np.where(large, 0, x)).max(axis=1)
-    q = np.rint(x * (np.float32(127) / absmax)[:, None])
+    q = np.rint(x * (np.float32(1) / absmax * np.float32(127))[:, None])
     columns = np.flatnonzero(large.any(axis=0))
     q[:, columns] = 0
     return columns, q, absmax
@@ -618,6 +620,17 @@ def test_the_decomposition_pays(real):
     assert abs(with_outliers - 42.28) < 0.01 and abs(without - 32.10) < 0.01
 
 
+@needs("bitsandbytes")
+@pytest.mark.parametrize("threshold", [3.0, 6.0, 15.0])
+def test_the_rule_of_bitsandbytes_is_the_library_s(real, threshold):
+    "The chapter's three lines of NumPy against the function that they describe, on the CPU."
+    import torch
+
+    q, absmax, columns = bitsandbytes_kernel()(torch.from_numpy(real[0].copy()), threshold=threshold)
+    for theirs, ours in zip((columns, q, absmax), bitsandbytes_split(real[0], threshold)):
+        assert np.array_equal(theirs.numpy(), ours)
+
+
 def test_beside_bitsandbytes(real):
     """The same columns; wherever the row's scale is the same, codes that differ only next to a tie; and the product
     within its constant for 1 / 127**2, which is off by 1.8e-5."""
@@ -666,3 +679,40 @@ def test_a_scale_sees_what_lies_before_and_behind_its_axis(axis):
     x[0, 1, 3], x[1, 2, 30] = 9, -8  # not in the last of the outer blocks
     others = tuple(a for a in range(3) if a != axis)
     assert np.array_equal(absmax_qparams(x, axis=axis).scale, np.abs(x).max(axis=others) / np.float32(127))
+
+
+def test_a_subnormal_scale_reaches_the_largest_value():
+    "Exactly: the scale times the largest code is no less than the largest magnitude, and one step smaller would be less."
+    patterns = np.random.default_rng(0).integers(1, int(np.float32(2.0**-118).view(np.int32)), 3000, dtype=np.int32)
+    for bits, narrow in ((8, True), (8, False), (4, True), (16, True)):
+        x, steps = patterns.view(np.float32), levels(bits, narrow)[2]
+        scale = absmax_qparams(x, bits, axis=0, narrow=narrow).scale
+        for s, absmax in zip(scale[scale < TINY[x.dtype]].tolist(), x[scale < TINY[x.dtype]].tolist()):
+            assert Fraction(s) * Fraction(steps) >= Fraction(absmax) > (Fraction(s) - Fraction(2) ** -149) * Fraction(steps)
+
+
+def test_sums_that_64_bits_cannot_hold_are_refused():
+    split = split_outliers(np.ones((1, 65540)), np.inf, 16)
+    with pytest.raises(ValueError, match=r"add up to less than 2\*\*63, got up to"):
+        split_matmul(split, np.ones((65540, 1)), QParams(1 / (2**32 - 1), 0, 0, 2**32 - 1))
+
+
+def test_the_product_of_extreme_scales_may_be_finite():
+    assert split_matmul(split_outliers([[1e200, 1e200]], np.inf), np.array([[1e200], [-1e200]])).tolist() == [[0.0]]
+
+
+def test_a_row_is_the_same_alone_and_among_others():
+    "The outlier columns are summed in one order, whatever the number of rows and of the threads of NumPy's library."
+    values = np.random.default_rng(0)
+    x, w = values.normal(size=(64, 300)) * 10.0 ** values.integers(-8, 8, 300), values.normal(size=(300, 40))
+    whole = split_matmul(split_outliers(x, 3.0), w)
+    for row in (0, 17, 63):
+        columns = split_outliers(x, 3.0).columns
+        alone = np.concatenate([x[row : row + 1], np.zeros((1, 300))])
+        alone[1, columns] = 4  # the same columns are outliers
+        assert np.array_equal(split_matmul(split_outliers(alone, 3.0), w)[0], whole[row])
+
+
+def test_a_group_size_may_be_a_small_integer_of_numpy():
+    x = np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)
+    assert absmax_qparams(x, group_size=np.uint8(100)) == absmax_qparams(x, group_size=100)
