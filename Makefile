@@ -68,7 +68,7 @@ CASES ?= 100000
 fuzz: $(READY)
 	$(BIN)/python tools/fuzz.py --cases $(CASES)
 
-# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Ten minutes.
+# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Half an hour.
 bench:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"

