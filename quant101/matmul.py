@@ -446,16 +446,6 @@ class _Job(NamedTuple):
     w_scale: int
     bias: int
 
-def _some_rows(job: _Job, first: int, last: int) -> _Job:
-    "Return the part of a job that concerns some rows."
-    out, a, x_scale = job.out + job.pitch * first, job.a + job.stride * first, job.x_scale + 4 * first
-    return job._replace(rows=last - first, out=out, a=a, x_scale=x_scale)
-
-def _some_outputs(job: _Job, first: int, last: int) -> _Job:
-    "Return the part of a job that concerns some outputs, whole panels of them."
-    moved = {name: getattr(job, name) + 4 * first for name in ("out", "start", "w_scale", "bias")}
-    return job._replace(outputs=last - first, b=job.b + job.stride * first, **moved)
-
 # %% ../nbs/07_matmul.ipynb #c6e2a9d4
 def _parts(rows: int, panels: int, operations: int, height: int) -> int:
     "Return how many threads are worth starting: one for a small product, and one in a process that was forked."
@@ -463,15 +453,20 @@ def _parts(rows: int, panels: int, operations: int, height: int) -> int:
         return 1
     return max(1, min(numba.get_num_threads(), max(rows // height, panels)))
 
-def _cut(job: _Job, parts: int, height: int) -> list[_Job]:
-    "Return equal parts of a job: bands of rows, or of panels where there are too few rows."
-    panels, ends = -(-job.outputs // _PANEL), range(parts + 1)
-    if job.rows >= parts * height:
-        places = [job.rows * part // parts for part in ends]
-        return [_some_rows(job, *one) for one in zip(places, places[1:])]
-    places = [min(panels * part // parts * _PANEL, job.outputs) for part in ends]
-    return [_some_outputs(job, *one) for one in zip(places, places[1:])]
+def _cut(job: _Job, parts: int, height: int) -> list[int]:
+    "Return the numbers of equal parts of a job: bands of rows, or of panels where there are too few rows."
+    rows, outputs, pitch, stride, out, a, b, start, x_scale, w_scale, bias = job
+    panels, numbers = -(-outputs // _PANEL), []
+    for part in range(parts):
+        if rows >= parts * height:
+            i, end = rows * part // parts, rows * (part + 1) // parts
+            numbers += end - i, outputs, pitch, stride, out + pitch * i, a + stride * i, b, start, x_scale + 4 * i, w_scale, bias
+        else:
+            j, end = panels * part // parts * _PANEL, min(panels * (part + 1) // parts * _PANEL, outputs)
+            numbers += rows, end - j, pitch, stride, out + 4 * j, a, b + stride * j, start + 4 * j, x_scale, w_scale + 4 * j, bias + 4 * j
+    return numbers
 
+# %% ../nbs/07_matmul.ipynb #e7a10c58
 @cache
 def _entry(kernel) -> Callable:
     "Return a compiled kernel as a function that Python can call, without holding its lock."
@@ -505,8 +500,8 @@ def _run(kernel, job: _Job, parts: int, height: int, spare: int, spare_bytes: in
     "Do a job, with several threads if that is asked for and no other product is using them."
     if parts > 1 and _ONE_AT_A_TIME.acquire(blocking=False):
         try:
-            jobs = (_NUMBERS * parts)(*(_NUMBERS(*one) for one in _cut(job, parts, height)))
-            _share(kernel.address, parts, spare, spare_bytes, addressof(jobs), sizeof(_NUMBERS))
+            jobs = (c_int64 * (parts * len(job)))(*_cut(job, parts, height))
+            _share(kernel.address, parts, spare, spare_bytes, addressof(jobs), sizeof(jobs) // parts)
         finally:
             _ONE_AT_A_TIME.release()
     else:
