@@ -234,7 +234,7 @@ def _rule(convention: Convention, word: str, qmin: int, qmax: int) -> _Rule:
 # %% ../nbs/06_atlas.ipynb #a37b138e
 def _as_float32(x, name: str) -> np.ndarray:
     "Return `x` in float32, the type in which every library here computes."
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return as_real_array(x, name).astype(np.float32)
 
 

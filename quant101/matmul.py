@@ -61,7 +61,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
     "Return `array` as contiguous float32; what lies beyond its range becomes infinite."
     if array.dtype == np.float32:
         return np.ascontiguousarray(array)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return array.astype(np.float32, order="C")
 
 def _freeze(array: np.ndarray, name: str, shape: tuple, dtype: np.dtype) -> None:

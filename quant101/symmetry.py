@@ -23,7 +23,8 @@ def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
 # %% ../nbs/05_symmetry.ipynb #800ba221
 def _check_ends(lo, hi) -> tuple[np.ndarray, np.ndarray]:
     "Return `lo` and `hi` as float64 of one shape, widened to include 0."
-    lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
+        lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
     for name, end in (("lo", lo), ("hi", hi)):
         if not np.isfinite(end).all():
             raise ValueError(f"{name} must be finite, got {end[~np.isfinite(end)][0]}")

@@ -615,3 +615,12 @@ def test_few_rows_take_a_low_tile(path, rows):
     low = matmul._for_few(instruction, rows)
     assert low.rows <= instruction.rows and (low.rows >= rows or low.rows == instruction.rows) and low.rows < 2 * rows
     assert replace(low, rows=instruction.rows) == instruction
+
+
+def test_a_signalling_nan_is_refused_without_a_warning():
+    x = np.uint64([0x7FF0000000000001]).view(np.float64)[None]
+    packed = pack_weights(np.ones((1, 1), np.int8), 1.0)
+    with np.errstate(all="raise"):
+        for call in (linear_int8, llm_int8_linear):
+            with pytest.raises(ValueError, match="^x must be finite"):
+                call(x, packed)

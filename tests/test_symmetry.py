@@ -412,3 +412,11 @@ def test_the_zero_point_is_rounded_after_the_subtraction():
     scale = (hi - lo) / 255
     assert -128 - lo / scale == -126.5 and -lo / scale < 1.5
     assert asymmetric_qparams(lo, hi, signed=True).zero_point == np.rint(-128 - lo / scale) == -126
+
+
+def test_a_signalling_nan_is_refused_without_a_warning():
+    bad = np.uint32([0x7F800001]).view(np.float32)[0]
+    with np.errstate(all="raise"):
+        for make in (symmetric_qparams, asymmetric_qparams):
+            with pytest.raises(ValueError, match="^lo must be finite"):
+                make(np.array(bad), np.float32(1))
