@@ -943,3 +943,14 @@ def test_a_signalling_nan_is_refused_like_any_other():
                 with pytest.raises(ValueError, match="^x must not hold NaN"):
                     quantize(x, qparams, rounding)
         assert math.isnan(mse(x, x)) and math.isnan(sqnr_db(x, x))
+
+
+@pytest.mark.parametrize("width", [16, 32, 255])
+def test_nan_is_found_in_every_short_row(width):
+    "Short rows are checked some thousand values at a time; no row lies between two checks."
+    qparams = QParams(np.full((1, 150), 0.1, np.float32), group_size=width)
+    for row in range(150):
+        x = np.zeros((1, 150 * width), np.float32)
+        x[0, row * width + row % width] = np.nan
+        with pytest.raises(ValueError, match=rf"^x must not hold NaN, got 1 of them, the first at index \(0, {row * width + row % width}\)"):
+            quantize(x, qparams)
