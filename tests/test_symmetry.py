@@ -420,3 +420,14 @@ def test_a_signalling_nan_is_refused_without_a_warning():
         for make in (symmetric_qparams, asymmetric_qparams):
             with pytest.raises(ValueError, match="^lo must be finite"):
                 make(np.array(bad), np.float32(1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_may_count_from_the_end(axis):
+    x = np.random.default_rng(axis).normal(size=(3, 4, 5)).astype(np.float32)
+    others = tuple(a for a in range(3) if a != axis)
+    for make in (symmetric_qparams, asymmetric_qparams):
+        ends = x.min(axis=others), x.max(axis=others)
+        counted = make(*ends, axis=axis - 3)
+        assert counted.axis == axis - 3
+        assert np.array_equal(quantize(x, counted), quantize(x, make(*ends, axis=axis)))
