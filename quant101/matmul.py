@@ -414,7 +414,7 @@ def _rows_kernel(instruction: Instruction, scaled: bool):
     tile, height, width = _tile_of(instruction, scaled), instruction.rows, _PANEL
 
     @cfunc(_KERNEL)
-    def _multiply_rows(spare, job):
+    def _tiles(spare, job):
         last, outputs, pitch, stride, out, a = job[0], job[1], job[2], job[3], job[4], job[5]
         b, start, x_scale, w_scale, bias = job[6], job[7], job[8], job[9], job[10]
         for block in range(0, last, 8 * height):
@@ -429,7 +429,7 @@ def _rows_kernel(instruction: Instruction, scaled: bool):
                     for r in range(0 if whole else rows):
                         _copy_bytes(place + pitch * r, spare + 4 * width * r, 4 * columns)
 
-    return _multiply_rows
+    return _tiles
 
 # %% ../nbs/07_matmul.ipynb #b2353f80
 class _Job(NamedTuple):
