@@ -49,7 +49,7 @@ clean:
 constraints: pyproject.toml
 	$(PYTHON) tools/renew_constraints.py
 
-# Every float32 through every format, and the conventions of the atlas, against the libraries; writes nbs/data/proof.json and atlas_proof.json. A quarter of an hour.
+# Every float32 through every format, and the conventions of the atlas, against the libraries; writes quant101/records/proof.json and atlas_proof.json. A quarter of an hour.
 prove:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python tools/prove.py
@@ -68,7 +68,7 @@ CASES ?= 100000
 fuzz: $(READY)
 	$(BIN)/python tools/fuzz.py --cases $(CASES)
 
-# Races against the peers of the oracles extra and writes nbs/data/bench.json; a peer that is not installed is named there. Half an hour.
+# Races against the peers of the oracles extra and writes quant101/records/bench.json; a peer that is not installed is named there. Half an hour.
 bench:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
-	$(BIN)/python -c "from quant101.bench import main; main('nbs/data/bench.json')"
+	$(BIN)/python -c "from quant101.bench import main; main('quant101/records/bench.json')"

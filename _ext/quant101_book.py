@@ -70,7 +70,7 @@ def package_files(source):
             found.add(path)
             todo += imported_modules(path.read_text(encoding="utf8"))
             if path.stem == "samples":
-                found.update((ROOT / "quant101/data").iterdir())
+                found.update(file for folder in ("data", "records") for file in (ROOT / "quant101" / folder).iterdir())
     return sorted(found)
 
 
@@ -82,8 +82,7 @@ def read_notebook(app, docname, source):
     notebook = json.loads(source[0])
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
-    recorded = [file for file in sorted((path.parent / "data").glob("*.json")) if f"data/{file.name}" in python]
-    files = [*package_files(python), *recorded, ROOT / "constraints.txt"]
+    files = [*package_files(python), ROOT / "constraints.txt"]
     for file in [*files, Path(__file__)]:
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

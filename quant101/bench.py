@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TASKS', 'LIMITS', 'SIZES', 'SHAPES', 'PARTS', 'Contestant', 'race', 'spread', 'ratios', 'element_contestants',
            'element_event', 'elementwise', 'entropy_contestants', 'entropy', 'product_contestants',
-           'linear_contestants', 'machine', 'rate', 'bandwidth', 'event', 'first_calls', 'products', 'main']
+           'linear_contestants', 'machine', 'machine_name', 'rate', 'bandwidth', 'event', 'ladder_contestants',
+           'ladder', 'first_calls', 'products', 'main']
 
 # %% ../nbs/92_bench.ipynb #df9375c1
 import ctypes
@@ -20,20 +21,25 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
 from io import StringIO
+from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, sleep
 
 # %% ../nbs/92_bench.ipynb #4691cc32
+import numba
 import numpy as np
+from llvmlite.binding import get_host_cpu_name
 
 from .calibration import Entropy, MinMax, Percentile
 from .dtypes import BF16, E4M3, E5M2, FP16, FloatFormat, decode, encode
-from .matmul import instruction_alone, instruction_set, linear_int8, matmul_int8, pack_weights
+from .matmul import (_available, _INSTRUCTIONS, _instruction, _packed_loops, _product, _three_loops, instruction_alone,
+                             instruction_set, linear_int8, llm_int8_linear, matmul_int8, pack_weights)
+from .samples import load_sample
 from .steps import QParams, dequantize, fake_quantize, quantize
 from .strategies import absmax_qparams
 
@@ -257,11 +263,11 @@ def _numpy_float32(rows: int, inputs: int, outputs: int) -> Callable:
     return _close(lambda: x @ floats, x, w, 1.0)
 
 # %% ../nbs/92_bench.ipynb #3cea9425
-def _close(call: Callable, x: np.ndarray, w: np.ndarray, scale: float = 0.01) -> Callable:
-    "Return `call` after a check that its result is close to `x @ w.T * scale`."
+def _close(call: Callable, x: np.ndarray, w: np.ndarray, scale: float = 0.01, most: float = 0.02) -> Callable:
+    "Return `call` after a check that its result is `x @ w.T * scale`, up to so much of the largest output."
     exact = x.astype(np.float64) @ w.astype(np.float64).T * scale
     error = np.abs(np.asarray(call()) - exact).max() / np.abs(exact).max()
-    if not error < 0.02:
+    if not error < most:
         raise ArithmeticError(f"the layer is off by {error:.1%} of its largest output")
     return call
 
@@ -883,8 +889,8 @@ def machine() -> dict:  # names and versions, plain strings and numbers
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {"processor": _processor(), "cores": os.cpu_count(), "instruction_set": instruction_set(),
-            "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "versions": versions}
+    return {"processor": _processor(), "compiled_for": _compiled_for(), "blas": _blas(), "cores": os.cpu_count(),
+            "instruction_set": instruction_set(), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "versions": versions}
 
 # %% ../nbs/92_bench.ipynb #e4f7340d
 def _processor() -> str:
@@ -896,6 +902,25 @@ def _processor() -> str:
     found = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
     name = found.get("model name") or platform.processor() or platform.machine()
     return f"{name}, family {found['cpu family']} model {found['model']}" if "cpu family" in found else name
+
+# %% ../nbs/92_bench.ipynb #d50e2257
+def _compiled_for() -> str:
+    "Return LLVM's name of the processor for which Numba compiles."
+    return numba.config.CPU_NAME or get_host_cpu_name()
+
+def _blas() -> str:
+    "Return which library multiplies NumPy's floats, and for which processor."
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return "threadpoolctl is not installed"
+    from threadpoolctl import threadpool_info
+
+    found = [one for one in threadpool_info() if one["user_api"] == "blas"]
+    return ", ".join(f"{one['internal_api']} {one['version']} {one.get('architecture', '')}".strip() for one in found) or "unknown"
+
+def machine_name() -> str:
+    "Return the name under which this machine stands in a record, with what NUMBA_CPU_NAME and QUANT101_ISA make of it."
+    forced = [os.environ[name] for name in ("NUMBA_CPU_NAME", "QUANT101_ISA") if os.environ.get(name)]
+    return ", as ".join([_processor(), *forced])
 
 # %% ../nbs/92_bench.ipynb #23d654f5
 def rate(
@@ -938,6 +963,95 @@ def event(
     return {"task": task, "shape": shape, "threads": threads, "of_peak": of_peak,
             "ratios": {name: ratios(compared, name) for name in names},
             "contestants": {name: {k: v for k, v in result.items() if k != "seconds"} for name, result in results.items()}}
+
+# %% ../nbs/92_bench.ipynb #7d59e30c
+@lru_cache(maxsize=1)
+def _layer() -> tuple:
+    "Return x, w and their codes in the layer of chapter 7, and the packed weights."
+    x, w = load_sample("ffn_input"), load_sample("ffn_weight")
+    x_qparams, w_qparams = absmax_qparams(x, axis=0), absmax_qparams(w, axis=0)
+    q_x, q_w = quantize(x, x_qparams), quantize(w, w_qparams)
+    return x, w, q_x, q_w, pack_weights(q_w, w_qparams.scale)
+
+# %% ../nbs/92_bench.ipynb #de6e0d89
+def _plain_step(name: str) -> Callable:
+    "Make a step of the ladder that has no tile."
+    *_, q_x, q_w, packed = _layer()
+    loops, out = name.startswith("three loops"), np.zeros((len(q_x), len(q_w)), np.int32)
+    if loops:
+        python = name.endswith("Python")
+        kernel = _packed_loops if name.endswith("packed weights") else _three_loops.py_func if python else _three_loops
+        rows, w = (q_x[:4], q_w[:4]) if python else (q_x, packed.panels if kernel is _packed_loops else q_w)
+
+        def call():
+            out[...] = 0  # the loops over packed weights add to what is there
+            kernel(rows, w, out)
+            return out[:len(rows), :4 if python else None]
+
+        return _checked(call, rows, q_w[:4] if python else q_w)
+    a, b = (codes.astype(name.partition(",")[0]) for codes in (q_x, q_w.T))
+    return _checked(lambda: a @ b, q_x, q_w)
+
+# %% ../nbs/92_bench.ipynb #8db5c9ce
+def _tile_step(name: str, rows: int) -> Callable:
+    "Make the product with a tile of so many rows, by the instruction of that name."
+    *_, q_x, q_w, packed = _layer()
+    instruction = replace(next(one for one in _INSTRUCTIONS if one.name == name), rows=rows)
+    return _checked(lambda: _product(q_x, packed, instruction), q_x, q_w)
+
+# %% ../nbs/92_bench.ipynb #3b97342a
+def _layer_step(name: str) -> Callable:
+    "Make a whole layer: in float32, or quantized with or without its outlier columns apart."
+    x, w, _, _, packed = _layer()
+    calls = {"linear_int8": lambda: linear_int8(x, packed), "llm_int8_linear": lambda: llm_int8_linear(x, packed),
+             "float32, NumPy": lambda: x @ w.T}
+    return _close(calls[name], x, w, 1.0, 0.03)  # outlier columns spoil the scales of their rows
+
+# %% ../nbs/92_bench.ipynb #6f184578
+_SIDE = 4096
+
+def _many_rows(rows: int, repeats: int = 1) -> Callable:
+    "Make a product of so many rows, each repeated, with a weight that the nearer caches do not hold."
+    a, w, _ = _data(rows, _SIDE, _SIDE)
+    a, packed = np.repeat(a, repeats, axis=0), pack_weights(w, 1.0)
+    return _checked(lambda: matmul_int8(a, packed), a, w)
+
+def _weights_alone() -> Callable:
+    "Make a read of all bytes of such a weight: a search for its largest code."
+    packed = pack_weights(_data(1, _SIDE, _SIDE)[1], 1.0)
+    return lambda: packed.panels.max()
+
+# %% ../nbs/92_bench.ipynb #9703574b
+def ladder_contestants() -> dict[str, dict[str, tuple[Contestant, float]]]:  # by group and name: who, and the work of a call
+    "Return what chapter 7 climbs: its steps, the heights of a tile, numbers of rows, a whole layer, and the work of each call."
+    x, w, *_ = _layer()
+    used, portable, whole = _instruction(), _INSTRUCTIONS[-1], 2 * len(x) * w.size
+    plain = ("int32, NumPy", "three loops, Python", "three loops, compiled", "three loops, packed weights")
+    steps = {name: (Contestant(_plain_step, (name,)), 2 * 4 * 4 * w.shape[1] if "Python" in name else whole) for name in plain}
+    steps |= {"vectors, one row": (Contestant(_tile_step, ("portable", 1)), whole),
+              "a tile in registers": (Contestant(_tile_step, ("portable", portable.rows)), whole)}
+    steps |= {one.name: (Contestant(_tile_step, (one.name, one.rows)), whole) for one in _available()[-2::-1]}
+    steps["float32, NumPy"] = Contestant(_plain_step, ("float32, NumPy",)), whole
+    steps[_BARE] = Contestant(_plain_instruction), instruction_alone(_STEPS)
+    heights = {str(n): (Contestant(_tile_step, (used.name, n)), whole) for n in (1, 2, 3, 4, 6, 8, 10, 12, 14)}
+    rows = {str(n): (Contestant(_many_rows, (n,)), 2 * n * _SIDE**2) for n in (1, 4, 16, 64, 256)}
+    rows |= {"1, in a full tile": (Contestant(_many_rows, (1, used.rows)), 2 * _SIDE**2),
+             "the weights alone": (Contestant(_weights_alone), _SIDE**2)}
+    layer = {name: (Contestant(_layer_step, (name,)), whole) for name in ("linear_int8", "llm_int8_linear", "float32, NumPy")}
+    return {"steps": steps, "heights": heights, "rows": rows, "layer": layer}
+
+# %% ../nbs/92_bench.ipynb #a490b66e
+def ladder(
+    rounds: int = 9,  # as `race` takes it
+    seconds: float = 0.05,  # as `race` takes it
+) -> dict:  # by group and name: operations, or bytes of the weights alone, per second
+    "Measure on one core what chapter 7 argues from."
+    results = {}
+    for group, some in ladder_contestants().items():
+        print(f"ladder, {group}", flush=True)
+        times = race({name: contestant for name, (contestant, _) in some.items()}, 1, rounds, seconds)
+        results[group] = {name: rate(work, times[name]["seconds"]) for name, (_, work) in some.items()}
+    return results
 
 # %% ../nbs/92_bench.ipynb #ea72d0da
 _FIRST_CALLS = {
@@ -1051,7 +1165,7 @@ def products(
 
 # %% ../nbs/92_bench.ipynb #2146a929
 PARTS = {"first_calls": first_calls, "copy_bytes_per_second": bandwidth, "events": products,
-         "elements": elementwise, "entropy": entropy}
+         "elements": elementwise, "entropy": entropy, "ladder": ladder}
 
 def _write(results: dict, path) -> None:
     "Write results as JSON: four digits, and a spread on one line."
@@ -1061,24 +1175,22 @@ def _write(results: dict, path) -> None:
 
 # %% ../nbs/92_bench.ipynb #a43cc4b3
 def main(
-    path: str,  # where the results go, a JSON file
-    only=tuple(PARTS),  # which parts to run, keys of `PARTS`; the file keeps the others
+    path: str,  # where the results go, a JSON file of records by machine
+    only=tuple(PARTS),  # which parts to run, keys of `PARTS`; the record keeps the others
     settings=None,  # arguments of the parts, by their name, such as {"elements": {"rounds": 3}}
-) -> dict:  # what was written
-    """Run the races and write what they gave; all of them take half an hour.
+) -> dict:  # this machine's record
+    """Run the races and write what they gave under this machine's name; all of them take half an hour.
 
-    Raises ValueError for a part that is not known, and for a file whose other parts are another machine's.
+    Raises ValueError for a part that is not known.
     """
     settings = settings or {}
     if unknown := [name for name in (*only, *settings) if name not in PARTS]:
         raise ValueError(f"only must name parts out of {', '.join(PARTS)}, got {', '.join(unknown)}")
-    kept = set(PARTS) - set(only)
-    results = json.loads(Path(path).read_text(encoding="utf8")) if kept and Path(path).exists() else {}
-    if results.get("machine", {}).get("processor", _processor()) != _processor():
-        raise ValueError(f"path must name results of this machine, got those of {results['machine']['processor']}")
+    records = json.loads(Path(path).read_text(encoding="utf8")) if Path(path).exists() else {}
+    results = records.setdefault(machine_name(), {})
     results["machine"] = machine()
     for name in only:
         results[name] = PARTS[name](**settings.get(name, {}))
         results["measured"] = results.get("measured", {}) | {name: date.today().isoformat()}
-        _write(results, path)
+        _write(records, path)
     return results

@@ -32,6 +32,16 @@ from numba.extending import intrinsic
 from .dtypes import _ONE_AT_A_TIME, _PROCESS, as_real_array
 from .strategies import _multiply_rows
 
+# %% ../nbs/07_matmul.ipynb #0aebaf47
+@njit
+def _three_loops(a, w, out):
+    for i in range(len(a)):
+        for j in range(len(w)):
+            total = 0
+            for k in range(a.shape[1]):
+                total += np.int32(a[i, k]) * np.int32(w[j, k])
+            out[i, j] = total
+
 # %% ../nbs/07_matmul.ipynb #4ea191b0
 _MAX_K = (2**31 - 1) // (255 * 128)
 
@@ -238,7 +248,13 @@ def _features() -> set[str]:
     found = {feature[1:] for feature in flat.split(",") if feature.startswith("+")}
     if not flat and sys.platform == "darwin" and platform.machine() == "arm64":
         found.add("dotprod")  # LLVM does not list the features of Apple's processors, all of which have this one
+    if {"avx512vnni", "avx512vl"} <= found:
+        found.add("avxvnni")  # the same step on registers of 256 bits, under an older encoding
     return found | {""}
+
+def _available() -> list[Instruction]:
+    "Return the instructions that this machine has, the fastest first."
+    return [instruction for instruction in _INSTRUCTIONS if instruction.feature in _features()]
 
 def _letters(name: str) -> str:
     "Return the letters and digits of a name in lower case: AVX-512 VNNI and avx512_vnni are one name."
@@ -248,11 +264,10 @@ def _letters(name: str) -> str:
 @cache
 def _choose(wanted: str) -> Instruction:
     "Return the first instruction that this machine has, or the one that is wanted."
-    here = [instruction for instruction in _INSTRUCTIONS if instruction.feature in _features()]
-    for instruction in here:
+    for instruction in _available():
         if not wanted or _letters(wanted) == _letters(instruction.name):
             return instruction
-    names = ", ".join(instruction.name for instruction in here)
+    names = ", ".join(instruction.name for instruction in _available())
     raise ValueError(f"QUANT101_ISA must name an instruction set of this machine, one of {names}, got {wanted!r}")
 
 def _instruction() -> Instruction:
@@ -544,6 +559,12 @@ def _as_bytes(a: np.ndarray, flip: int) -> np.ndarray:
     np.bitwise_xor(a, np.uint8(flip), out=codes[:, :inputs])
     return codes
 
+def _product(a: np.ndarray, packed: PackedWeights, instruction: Instruction) -> np.ndarray:
+    "Multiply signed or unsigned bytes by packed weights with any instruction that this machine has."
+    signed = a.dtype == np.int8
+    flip = _flip(signed, instruction)
+    return _multiply(_as_bytes(a, flip), packed, -flip if signed else flip, instruction)
+
 # %% ../nbs/07_matmul.ipynb #02e247c9
 def matmul_int8(
     a,  # integer codes of activations, int8 or uint8, shape (rows, inputs)
@@ -556,10 +577,7 @@ def matmul_int8(
     Source: Jacob et al. 2018, sections 2.2 and 2.3.
     """
     packed, instruction = _check_packed(packed), _instruction()
-    a = _check_codes(a, "a", (np.int8, np.uint8), packed.shape[1])
-    signed = a.dtype == np.int8
-    flip = _flip(signed, instruction)
-    return _multiply(_as_bytes(a, flip), packed, -flip if signed else flip, instruction)
+    return _product(_check_codes(a, "a", (np.int8, np.uint8), packed.shape[1]), packed, instruction)
 
 # %% ../nbs/07_matmul.ipynb #bbc68b90
 def _emit_chains(builder, instruction, steps, memory):
@@ -591,7 +609,7 @@ def _chains_kernel(instruction: Instruction):
 def instruction_alone(
     steps: int,  # how often every register of a tile takes a step, 0..2**63 - 1
 ) -> int:  # multiplications and additions done
-    """Do nothing but the dot product instruction, in order to time it: no product can be faster on one core.
+    """Do nothing but the dot product instruction, in order to time it: no product that uses it can be faster on one core.
 
     Raises ValueError as `instruction_set` does and for steps out of their range, TypeError if they are no whole number.
     """
@@ -603,6 +621,16 @@ def instruction_alone(
     memory = np.ones((instruction.rows, _PANEL), np.int32)
     _chains_kernel(instruction)(int(steps), memory.ctypes.data)
     return 8 * memory.size * int(steps)
+
+# %% ../nbs/07_matmul.ipynb #b1d7c0e4
+@njit
+def _packed_loops(a, panels, out):
+    for i in range(len(a)):
+        for p in range(len(panels)):
+            for g in range(panels.shape[1]):
+                for j in range(32):
+                    for k in range(4):
+                        out[i, 32 * p + j] += np.int32(a[i, 4 * g + k]) * np.int32(panels[p, g, j, k])
 
 # %% ../nbs/07_matmul.ipynb #91f2aee9
 def _larger(builder, a, b):

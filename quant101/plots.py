@@ -10,7 +10,7 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_histogram', 'plo
            'plot_column_peaks', 'plot_threshold', 'plot_split_or_clip', 'plot_distributions', 'plot_two_errors',
            'plot_doubling', 'plot_divergence', 'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers',
            'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns', 'plot_sample_values',
-           'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_speeds', 'plot_heights', 'plot_roofline',
+           'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_ladders', 'plot_heights', 'plot_roofline',
            'plot_race', 'plot_races', 'plot_shares', 'plot_ratios']
 
 # %% ../nbs/00_plots.ipynb #b1a1243c
@@ -840,39 +840,39 @@ def plot_tile(
     return ax
 
 # %% ../nbs/00_plots.ipynb #6eeadc05
-def plot_speeds(
-    names,  # what was done
-    speeds,  # billions of operations per second, > 0
-    peak: float,  # the instruction alone, same unit
-    machine: str,  # where it was measured
-    ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
-) -> plt.Axes:
-    "Draw speeds as bars on a logarithmic axis, with the speed of the bare instruction as a limit."
-    ax = new_ax(ax, 0.6 + 0.4 * len(names))
-    bars = ax.barh(range(len(names)), speeds, color=COLORS["quantized"], height=0.6)
-    ax.bar_label(bars, [f"{speed:.3g}" for speed in speeds], padding=4)
-    ax.axvline(peak, linestyle="--", color=COLORS["guide"])
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xscale="log", xlabel=f"Gop/s on one core, {machine} (dashed: the instruction alone)", xlim=(min(speeds) / 3, peak * 8))
-    ax.invert_yaxis()
-    return ax
+def plot_ladders(
+    machines: dict,  # title: {what was done: billions of operations per second, > 0}; "the instruction alone" is drawn as a limit
+) -> np.ndarray:  # the axes, one per machine, from the top
+    "Draw the same steps on several machines as bars on one logarithmic axis, each with the speed of the bare instruction."
+    counts = [len(speeds) for speeds in machines.values()]
+    figure, axes = plt.subplots(len(machines), 1, figsize=(7, 0.6 + 0.34 * sum(counts)), sharex=True, squeeze=False,
+                                height_ratios=counts)
+    for ax, (title, speeds) in zip(axes[:, 0], machines.items()):
+        steps = {name: speed for name, speed in speeds.items() if name != "the instruction alone"}
+        colors = [COLORS["original" if "NumPy" in name else "quantized"] for name in steps]
+        ax.bar_label(ax.barh(range(len(steps)), steps.values(), color=colors, height=0.6), [f"{s:.3g}" for s in steps.values()], padding=4)
+        if "the instruction alone" in speeds:
+            ax.axvline(speeds["the instruction alone"], linestyle="--", color=COLORS["guide"])
+        ax.set_yticks(range(len(steps)), list(steps))
+        ax.set(xscale="log", title=title, ylim=(len(steps) - 0.5, -0.5))
+    everything = [speed for speeds in machines.values() for speed in speeds.values()]
+    ax.set(xlabel="Gop/s on one core (dashed: the instruction alone)", xlim=(min(everything) / 3, max(everything) * 8))
+    return axes[:, 0]
 
 # %% ../nbs/00_plots.ipynb #b76cb1be
 def plot_heights(
     heights,  # rows of a tile
-    speeds,  # billions of operations per second
-    peak: float,  # the instruction alone, same unit
-    chosen: int,  # the height that is used
+    machines: dict,  # label: (billions of operations per second by height, those of the instruction alone)
     ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
-    "Draw the speed of a product over the number of rows of its tile."
+    "Draw the speed of a product over the number of rows of its tile, with the instruction alone as a dashed line."
     ax = new_ax(ax)
-    ax.plot(heights, speeds, marker="o", color=COLORS["quantized"])
-    ax.axhline(peak, linestyle="--", color=COLORS["guide"])
-    ax.axvline(chosen, linestyle=":", color=COLORS["guide"])
-    ax.text(chosen, 0, " in use", color=COLORS["guide"], va="bottom")
-    ax.text(heights[-1], peak, "the instruction alone", color=COLORS["guide"], ha="right", va="bottom")
-    ax.set(xlabel="rows of a tile", ylabel="Gop/s on one core", ylim=(0, 1.15 * peak))
+    for color, (label, (speeds, peak)) in zip(("quantized", "original"), machines.items()):
+        ax.plot(heights, speeds, marker="o", color=COLORS[color])
+        ax.text(heights[-1] + 0.2, speeds[-1], label, color=COLORS[color], va="center")
+        ax.axhline(peak, linestyle="--", color=COLORS[color], alpha=0.6)
+    ax.set(xlabel="rows of a tile (dashed: the instruction alone)", ylabel="Gop/s on one core", xlim=(0.5, heights[-1] + 5))
+    ax.set(ylim=(0, 1.15 * max(peak for _, peak in machines.values())))
     return ax
 
 # %% ../nbs/00_plots.ipynb #819b94f2

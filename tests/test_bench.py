@@ -11,6 +11,7 @@ from tests_support import ROOT, run
 
 from quant101 import bench
 from quant101.bench import Contestant, race, ratios, rate, spread
+from quant101.samples import load_record
 
 
 def sleeper(milliseconds):
@@ -87,15 +88,19 @@ def test_a_wrong_product_is_not_timed():
 
 
 SMALL = {"events": {"rounds": 1, "seconds": 0.001, "shapes": [(5, 64, 32)]}, "copy_bytes_per_second": {"rounds": 1, "seconds": 0.001},
-         "elements": {"rounds": 1, "seconds": 0.001, "sizes": {1: (2048,)}}, "entropy": {"rounds": 1, "seconds": 0.001, "size": 5000}}
+         "elements": {"rounds": 1, "seconds": 0.001, "sizes": {1: (2048,)}}, "entropy": {"rounds": 1, "seconds": 0.001, "size": 5000},
+         "ladder": {"rounds": 1, "seconds": 0.001}}
 
 
 def test_everybody_computes_the_same(tmp_path, monkeypatch):
     "All peers that are installed, on small arrays; each contestant checks its own result before it is timed."
     calls = bench._FIRST_CALLS["matmul.matmul_int8"]
     monkeypatch.setattr(bench, "_FIRST_CALLS", {"matmul.matmul_int8": calls, "nothing": "q.nothing()"})
+    climb = bench.ladder_contestants()
+    assert [len(group) for group in climb.values()] == [8 + len(bench._available()) - 1, 9, 7, 3]
+    monkeypatch.setattr(bench, "ladder_contestants", lambda: {name: dict([*group.items()][:1]) for name, group in climb.items()})
     results = bench.main(tmp_path / "bench.json", settings=SMALL)
-    written = json.loads((tmp_path / "bench.json").read_text())
+    written = json.loads((tmp_path / "bench.json").read_text())[bench.machine_name()]
     assert set(written) == {"machine", "measured", *bench.PARTS} and len(written["elements"]) == len(bench.TASKS)
     assert {(e["task"], e["threads"]) for e in results["events"]} >= {("product", 1), ("linear", 1)}
     for one in results["events"]:
@@ -103,6 +108,7 @@ def test_everybody_computes_the_same(tmp_path, monkeypatch):
             assert result.get("absent") or result["operations_per_second"]["median"] > 0, name
         assert (one["of_peak"] is None) == (one["threads"] > 1)
     assert results["copy_bytes_per_second"]["median"] > 1e8
+    assert set(results["ladder"]) == {"steps", "heights", "rows", "layer"}
     cost = results["first_calls"]["matmul.matmul_int8"]
     assert cost["first"] > cost["second"] and cost["compiled"] == 0
     assert "nothing" in results["first_calls"]["nothing"]["absent"]
@@ -114,16 +120,18 @@ def test_a_part_is_measured_again_by_itself(tmp_path, monkeypatch):
     monkeypatch.setitem(bench.PARTS, "first_calls", lambda: {"answer": spread([1.23456, 2, 3])})
     bench.main(path, ["first_calls"])
     bench.main(path, ["entropy"])
-    written = json.loads(path.read_text())
+    written = json.loads(path.read_text())[bench.machine_name()]
     assert written["entropy"] == {"size": 1} and written["first_calls"] == {"answer": {"median": 2, "low": 1.617, "high": 2.5}}
     assert written["machine"] == bench.machine() and '{"median": 2.0, "low": 1.617, "high": 2.5}' in path.read_text()
     with pytest.raises(ValueError, match="only must name parts .* got nothing"):
         bench.main(path, ["nothing"])
     with pytest.raises(ValueError, match="only must name parts"):
         bench.main(path, ["entropy"], {"nothing": {}})
-    path.write_text(json.dumps(written | {"machine": {"processor": "another"}}))
-    with pytest.raises(ValueError, match="this machine, got those of another"):
-        bench.main(path, ["entropy"])
+    monkeypatch.setenv("QUANT101_ISA", "portable")
+    bench.main(path, ["entropy"])
+    here, forced = json.loads(path.read_text()).items()
+    assert here == (forced[0].removesuffix(", as portable"), written) and set(forced[1]) == {"machine", "entropy", "measured"}
+    assert forced[1]["machine"]["instruction_set"] == "portable"
 
 
 # Element by element
@@ -239,7 +247,11 @@ def test_import_is_light_and_apart():
 
 
 def test_results_of_the_book_are_complete():
-    results = json.loads((ROOT / "nbs/data/bench.json").read_text(encoding="utf8"))
+    records = load_record("bench")
+    assert len({record["machine"]["processor"] for record in records.values()}) >= 2
+    assert len({record["machine"]["instruction_set"] for record in records.values() if "ladder" in record}) >= 2
+    results = records["AMD EPYC, family 25 model 17"]
+    assert set(results["ladder"]) == {"steps", "heights", "rows", "layer"}
     assert set(results) == {"machine", "measured", *bench.PARTS} and set(results["measured"]) == set(bench.PARTS)
     assert {(e["task"], tuple(e["shape"]), e["threads"]) for e in results["events"]} == {
         (task, shape, threads) for task in ("product", "linear") for shape in bench.SHAPES for threads in (1, 2)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests_support import ROOT, needs
 
-from quant101.samples import SAMPLES, load_sample
+from quant101.samples import SAMPLES, load_record, load_sample
 
 sys.path.insert(0, str(ROOT / "tools"))
 import record_samples  # noqa: E402
@@ -61,7 +61,7 @@ def test_name_of_another_type_is_refused(name):
 def test_module_needs_numpy_alone_and_reads_when_asked():
     tree = ast.parse((ROOT / "quant101/samples.py").read_text(encoding="utf8"))
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    assert {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes} == {"importlib.resources", "numpy"}
+    assert {n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes} == {"importlib.resources", "json", "numpy"}
     code = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("quant101", "quant101/__init__.py", submodule_search_locations=["quant101"])
@@ -83,6 +83,15 @@ def test_data_fits_the_budget_and_brings_its_licence():
     assert "Apache License" in files["LICENSE-model.txt"].read_text(encoding="utf8")
     provenance = files["README.md"].read_text(encoding="utf8")
     assert all(f"`{name}`" in provenance and str(shape) in provenance for name, shape in SHAPES.items())
+
+
+def test_records_are_read_by_name():
+    assert set(load_record("bench")) and load_record("proof")["versions"]
+    for wrong, error in (("banch", "name must be one of .*bench.* got 'banch'"), ("../data/samples", "name must be one of")):
+        with pytest.raises(ValueError, match=error):
+            load_record(wrong)
+    with pytest.raises(TypeError, match="name must be a str, got int"):
+        load_record(1)
 
 
 # What the chapters rely on

@@ -1,6 +1,6 @@
 """Encode every float32 in every small format, and compare each code with the libraries that others trust.
 
-    python tools/prove.py                    all 2**32 values; writes nbs/data/proof.json
+    python tools/prove.py                    all 2**32 values; writes quant101/records/proof.json
     python tools/prove.py --stride 1009      every 1009th bit pattern, in a minute; writes nothing
     python tools/prove.py --formats E4M3     some formats only; writes nothing
 
@@ -27,7 +27,7 @@ import quant101.dtypes as dtypes
 from quant101.dtypes import FloatFormat, decode, encode
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "nbs" / "data" / "proof.json"
+OUT = ROOT / "quant101" / "records" / "proof.json"
 CHUNK = 1 << 20  # values at a time: the arrays of a chunk stay in a processor's cache
 FORMATS = {f.name: f for f in [
     dtypes.FP16, dtypes.BF16, dtypes.E5M2, dtypes.E4M3,

@@ -1,6 +1,6 @@
 """Compare every convention of the atlas with its library on at least 10 million inputs, and write the counts as JSON.
 
-    python tools/prove_atlas.py [--inputs 10000000] [--out nbs/data/atlas_proof.json] [--only TORCH]
+    python tools/prove_atlas.py [--inputs 10000000] [--out quant101/records/atlas_proof.json] [--only TORCH]
 
 A library that is not installed is named in the result with 0 inputs, and the exit status is 1; so it is after a mismatch.
 """
@@ -146,7 +146,7 @@ def compare(name, inputs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=10_000_000)
-    parser.add_argument("--out", type=Path, default=ROOT / "nbs/data/atlas_proof.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "quant101/records/atlas_proof.json")
     parser.add_argument("--only", choices=CHECKS)
     args = parser.parse_args()
     rows = []
