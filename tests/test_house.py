@@ -2,12 +2,14 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from fastcore.docments import docments
+from packaging.specifiers import SpecifierSet
 from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
@@ -217,6 +220,22 @@ def test_paths_that_are_named_exist(name):
 def test_constraints_pin_by_version_alone():
     lines = [x for x in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines() if not x.startswith("#")]
     assert lines and all(re.fullmatch(r"[\w.\-]+==[\w.!+]+", x) for x in lines)
+
+
+def test_every_pin_installs_on_the_lowest_python():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]["requires-python"]
+    lowest = re.fullmatch(r">=(3\.\d+)", declared)[1] + ".0"
+    judged = 0
+    for name, version in (x.split("==") for x in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines() if not x.startswith("#")):
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # of another extra or another Python
+            continue
+        assert metadata["Version"].split("+")[0] == version, f"{name} is not what constraints.txt pins"
+        asked = metadata["Requires-Python"] or ""
+        assert SpecifierSet(asked).contains(lowest), f"{name} {version} asks for Python {asked}"
+        judged += 1
+    assert judged > 100
 
 
 def test_owner_and_repository_stand_in_settings_alone():
