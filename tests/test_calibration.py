@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-import sys
 from fractions import Fraction
 from itertools import product
 
@@ -421,6 +420,12 @@ def test_onnxruntime_defaults_are_min_max():
         assert Entropy("onnxruntime").update(x).range() == MinMax().update(x).range()
 
 
+def of_another_logarithm(kl):
+    """How much a divergence can differ where the C library is another one: a logarithm by 4 units in the last place, and so
+    the rounded sums of 2,048 terms, added in pairs. The terms below zero add up to -1 at most, since p log(q/p) <= q - p."""
+    return 64 * np.finfo(float).eps * (kl + 2)
+
+
 @pytest.mark.parametrize("case", RECORDED["entropy"], ids=lambda c: f"{c['x']}-{c['bins']}-{c['bits']}")
 def test_modelopt_to_the_bit(case):
     x, levels = TENSORS[case["x"]], 2 ** (case["bits"] - 1)
@@ -429,11 +434,13 @@ def test_modelopt_to_the_bit(case):
     place = np.minimum(magnitudes * np.float32(case["bins"]) / magnitudes.max(), case["bins"] - 1).astype(int)
     edges = np.linspace(0, magnitudes.max(), case["bins"] + 1, dtype=np.float32)
     kl = entropy_trace(np.bincount(place, minlength=case["bins"]), edges, "modelopt", levels)[2]
-    recorded = np.array([float(v) for v in case["kl"]])
-    kept = kl[:: RECORDED["stride"]]
-    assert kl.size == case["candidates"] and np.allclose(kept, recorded, rtol=1e-12, atol=1e-14, equal_nan=True)
-    if sys.platform == "linux":  # the logarithm is the C library's
-        assert np.array_equal(kept, recorded, equal_nan=True)
+    recorded, kept = np.array([float(v) for v in case["kl"]]), kl[:: RECORDED["stride"]]
+    assert kl.size == case["candidates"] and np.array_equal(np.isfinite(kept), np.isfinite(recorded))
+    finite = np.isfinite(recorded)
+    assert np.array_equal(kept[~finite], recorded[~finite], equal_nan=True)
+    assert (np.abs(kept[finite] - recorded[finite]) <= of_another_logarithm(recorded[finite])).all()
+    least, second = np.sort(np.append(kl[np.isfinite(kl)], np.inf))[:2]
+    assert second - least > 1e6 * of_another_logarithm(least), "so the answer is that of any logarithm, and compared to the bit"
 
 
 def test_own_bins_differ_from_modelopts_as_the_chapter_says():

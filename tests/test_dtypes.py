@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests_support import wide_long_double
 
 from quant101.dtypes import BF16, E4M3, E5M2, FP16, FP32, TF32, FloatFormat, as_real_array, cast, decode, encode, fields
 from quant101.samples import SAMPLES, load_sample
@@ -447,6 +448,7 @@ def test_what_is_no_real_array_is_a_type_error(function, x):
         function(x, FP16)
 
 
+@wide_long_double
 def test_long_doubles_are_refused():
     with pytest.raises(TypeError, match="weights must hold .* got dtype"):
         as_real_array(np.ones(2, np.longdouble), "weights")

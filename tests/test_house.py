@@ -2,20 +2,24 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from fastcore.docments import docments
+from packaging.specifiers import SpecifierSet
 from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
@@ -24,11 +28,11 @@ import quant101_book  # noqa: E402
 TEXT = {".md", ".py", ".ipynb", ".toml", ".ini", ".yml", ".cff", ".txt", ".bib", ".css"}
 
 
-def tracked_files():
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:  # an unpacked archive has no git
-        return [p for p in ROOT.rglob("*") if p.is_file() and not {".venv", "_build"} & set(p.parts)]
-    return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+def text_files():
+    "The text files of this folder but those that are made, named in .gitignore; an unpacked archive has no git to ask."
+    made = [".git", *(line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf8").splitlines())]
+    inside = [(p, p.relative_to(ROOT).parts) for p in ROOT.rglob("*") if p.suffix in TEXT]
+    return [p for p, parts in inside if p.is_file() and not any(fnmatch(part, name) for part in parts for name in made)]
 
 
 # One source
@@ -219,10 +223,27 @@ def test_constraints_pin_by_version_alone():
     assert lines and all(re.fullmatch(r"[\w.\-]+==[\w.!+]+", x) for x in lines)
 
 
+def test_every_pin_installs_on_the_lowest_python():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]["requires-python"]
+    lowest = re.fullmatch(r">=(3\.\d+)", declared)[1] + ".0"
+    judged = 0
+    for name, version in (x.split("==") for x in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines() if not x.startswith("#")):
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # of another extra or another Python
+            continue
+        assert metadata["Version"].split("+")[0] == version, f"{name} is not what constraints.txt pins"
+        asked = metadata["Requires-Python"] or ""
+        assert SpecifierSet(asked).contains(lowest), f"{name} {version} asks for Python {asked}"
+        judged += 1
+    assert judged > 100
+
+
 def test_owner_and_repository_stand_in_settings_alone():
     settings = quant101_book.read_settings()
     address = f"github.com/{settings['user']}"
-    written = [p for p in tracked_files() if p.suffix in TEXT and p.name != "_modidx.py"]  # nbdev writes that one
+    written = [p for p in text_files() if p.name != "_modidx.py"]  # nbdev writes that one
+    assert len(written) > 50
     found = [p.name for p in written if address in p.read_text(encoding="utf8")]
     assert found == []
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tests_support import needs
 
@@ -30,7 +30,7 @@ def exact(lo, hi, qmin, qmax):
 def assert_scale(scale, wanted, dtype=np.float64):
     "The scale is `wanted` rounded once; below the normal numbers it may be rounded up instead."
     info, got = np.finfo(dtype), Fraction(float(scale))
-    assert 0 < got < Fraction(float(info.max))
+    assert 0 < got <= Fraction(float(info.max))
     if wanted < Fraction(float(info.tiny)):
         nearly = wanted * (1 - Fraction(1, 2**52))  # the step is a float64 before its exponent shrinks
         assert nearly <= got < wanted + Fraction(float(info.smallest_subnormal))
@@ -108,6 +108,7 @@ def test_asymmetric_float32_against_fractions(a, b, bits, signed):
 
 @patient
 @given(ends, ends, widths, st.booleans(), st.booleans())
+@example(0.0, float(np.finfo(float).max), 2, True, True)  # two bits have one step on either side: the scale is the largest number
 def test_symmetric_against_fractions(a, b, bits, signed, narrow):
     lo, hi = sorted((a, b))
     assume((lo, hi) != (0, 0))
