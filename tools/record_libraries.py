@@ -1,0 +1,100 @@
+"""Record what other libraries answer, for the book to show and for tests/test_libraries.py to ask again.
+
+    python tools/record_libraries.py                     ask everything and write nbs/data/libraries.json
+    python tools/record_libraries.py --only "steps/"     ask what begins so, and keep the other answers
+
+The book reads the file and asks no library, so that it can be built wherever NumPy and Numba run. An answer keeps the
+versions that gave it and the kind of machine. A library that is not installed is named, and its answers stay.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from quant101.samples import load_sample  # noqa: E402
+
+FILE = ROOT / "nbs/data/libraries.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    "What is asked, of whom, and where the book needs the answer."
+    ask: Callable  # returns what JSON can hold
+    needs: tuple  # the modules that answer; the first is the library that the book names
+    hangs: str  # words of the page that are wrong if the answer changes
+    page: str  # the notebook
+    anywhere: bool  # whether another kind of processor has to give the same answer
+
+
+QUESTIONS = {}
+
+
+def question(name: str, *needs: str, hangs: str, anywhere: bool = True):
+    "Put a function among the questions; the name begins with the module of the chapter that needs the answer."
+    def put(ask):
+        page = next((ROOT / "nbs").glob(f"*_{name.split('/')[0]}.ipynb"))
+        QUESTIONS[name] = Question(ask, needs, hangs, page.name, anywhere)
+        return ask
+    return put
+
+
+def checksum(array) -> int:
+    "The CRC-32 of an array's bytes, the least significant of a number first."
+    array = np.ascontiguousarray(array)
+    return zlib.crc32(array.astype(array.dtype.newbyteorder("<"), copy=False))
+
+
+# Numbers in a machine
+
+
+@question("dtypes/codes by ml_dtypes", "ml_dtypes", hangs="The codes are equal, bit for bit.")
+def codes_by_ml_dtypes():
+    import ml_dtypes
+
+    weight, halves = load_sample("attention_weight"), np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    types = {"FP16": np.float16, "BF16": ml_dtypes.bfloat16, "E5M2": ml_dtypes.float8_e5m2, "E4M3": ml_dtypes.float8_e4m3fn}
+    return {name: [checksum(x.astype(t).view(f"u{np.dtype(t).itemsize}")) for x in (weight, halves, -halves)] for name, t in types.items()}
+
+
+# Asking
+
+
+def missing(needs) -> list:
+    "The modules that are not installed."
+    return [module for module in needs if find_spec(module) is None]
+
+
+def answer(name: str) -> dict:
+    "Ask one question and return what the file keeps."
+    asked = QUESTIONS[name]
+    return {"versions": {module: version(module) for module in asked.needs}, "machine": platform.machine(), "answer": asked.ask()}
+
+
+def main() -> int:
+    "Ask, and write the file; 1 if a library was missing."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="the beginning of the names of the questions to ask")
+    only = parser.parse_args().only
+    kept = json.loads(FILE.read_text(encoding="utf8")) if FILE.exists() else {}
+    absent = {name: missing(q.needs) for name, q in QUESTIONS.items() if name.startswith(only) and missing(q.needs)}
+    new = {name: answer(name) for name in QUESTIONS if name.startswith(only) and name not in absent}
+    FILE.write_text(json.dumps({name: (kept | new)[name] for name in QUESTIONS if name in kept | new}, indent=1) + "\n", encoding="utf8")
+    for name, modules in absent.items():
+        print(f"not asked: {name}, for want of {', '.join(modules)}")
+    return int(bool(absent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
