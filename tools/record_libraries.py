@@ -68,6 +68,39 @@ def codes_by_ml_dtypes():
     return {name: [checksum(x.astype(t).view(f"u{np.dtype(t).itemsize}")) for x in (weight, halves, -halves)] for name, t in types.items()}
 
 
+# Quantization, step by step
+
+
+def one_operator(operator: str, x, scale, zero_point, code_type: str, **attributes):
+    "What ONNX Runtime makes of `x` with a model that holds one operator, QuantizeLinear or DequantizeLinear."
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    kind = getattr(TensorProto, code_type.upper())
+    kinds = [TensorProto.FLOAT, kind] if operator == "QuantizeLinear" else [kind, TensorProto.FLOAT]
+    constants = [helper.make_tensor("scale", TensorProto.FLOAT, np.shape(scale), np.ravel(scale)),
+                 helper.make_tensor("zero_point", kind, np.shape(scale), np.broadcast_to(zero_point, np.shape(scale)).ravel())]
+    ports = [helper.make_tensor_value_info(name, kind, x.shape) for name, kind in zip("xy", kinds)]
+    node = helper.make_node(operator, ["x", "scale", "zero_point"], ["y"], **attributes)
+    graph = helper.make_graph([node], "one_operator", ports[:1], ports[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@question("steps/a weight by onnxruntime", "onnxruntime", "onnx", hangs="All codes are equal")
+def weight_by_onnxruntime():
+    w, most = load_sample("attention_weight"), np.float32(127)
+    scale, rows, groups = (np.abs(part).max(axis=-1) / most for part in (w.reshape(-1), w, w.reshape(384, 12, 32)))
+    cases = {"one scale": (scale, 0, "int8", {}), "one scale, unsigned": (scale, 128, "uint8", {}),
+             "a scale per row": (rows, 0, "int8", {"axis": 0}), "a scale per 32": (groups, 0, "int8", {"axis": 1, "block_size": 32})}
+    found = {}
+    for name, (s, z, kind, place) in cases.items():
+        q = one_operator("QuantizeLinear", w, s, z, kind, **place)
+        found[name] = [checksum(q), checksum(one_operator("DequantizeLinear", q, s, z, kind, **place))]
+    return found
+
+
 # Asking
 
 
