@@ -101,6 +101,32 @@ def weight_by_onnxruntime():
     return found
 
 
+# Strategies
+
+ODD_ROW = np.array([1e-39, -5e-40], np.float32)  # whose scale is subnormal
+
+
+@question("strategies/a weight by onnxruntime's helper", "onnxruntime", "onnx", hangs="on every row of the weight scale and codes are equal to the bit")
+def weight_by_helper():
+    from onnx import TensorProto
+    from onnxruntime.quantization.quant_utils import quantize_data
+
+    found = {}
+    for bits, kind in ((8, TensorProto.INT8), (4, TensorProto.INT4)):
+        rows = [quantize_data(row, kind, symmetric=True) for row in load_sample("ffn_weight")]
+        found[f"{bits} bits"] = [checksum(np.float32([scale for _, scale, _ in rows])), checksum(np.int8([codes for *_, codes in rows]))]
+    return found
+
+
+@question("strategies/a subnormal scale by onnxruntime's helper", "onnxruntime", "onnx", hangs="ONNX Runtime takes 1, and the whole row becomes zeros")
+def subnormal_scale_by_helper():
+    from onnx import TensorProto
+    from onnxruntime.quantization.quant_utils import quantize_data
+
+    _, scale, codes = quantize_data(ODD_ROW, TensorProto.INT8, symmetric=True)
+    return {"scale": float(scale), "codes": np.asarray(codes, int).tolist()}
+
+
 # Asking
 
 
