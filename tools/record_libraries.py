@@ -127,6 +127,34 @@ def subnormal_scale_by_helper():
     return {"scale": float(scale), "codes": np.asarray(codes, int).tolist()}
 
 
+# Calibration
+
+
+def entropy_collector(batches, bins: int):
+    "ONNX Runtime's collector for entropy after some batches, and its histogram."
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    collector = HistogramCollector("entropy", False, bins, 128, None, None)
+    for batch in batches:
+        collector.collect_value({"x": batch})
+    return collector, collector.get_histogram_dict()["x"]
+
+
+@question("calibration/bins by onnxruntime", "onnxruntime", "onnx", hangs="it ended with different numbers of bins")
+def bins_by_onnxruntime():
+    pieces = np.split(load_sample("ffn_weight"), 8)
+    return {way: len(entropy_collector(batches, 512)[1][0]) for way, batches in (("forwards", pieces), ("backwards", pieces[::-1]))}
+
+
+@question("calibration/entropy by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime's own answer is met to the bit on all five")
+def entropy_by_onnxruntime():
+    found = {}
+    for name in ("ffn_weight", "attention_weight", "attention_input", "ffn_input", "attention_probs"):
+        collector, histogram = entropy_collector([load_sample(name)], 512)
+        found[name] = [float(end) for end in collector.get_entropy_threshold(histogram, 128)]
+    return found
+
+
 # Asking
 
 
