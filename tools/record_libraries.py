@@ -155,6 +155,68 @@ def entropy_by_onnxruntime():
     return found
 
 
+# Symmetry
+
+
+def tensors_and_rows() -> list:
+    "The six tensors that are recorded, and each of their rows."
+    whole = [load_sample(name) for name in ("attention_probs", "attention_input", "ffn_input", "attention_weight", "ffn_weight", "ffn_bias")]
+    return whole + [row for t in whole for row in t.reshape(-1, t.shape[-1])]
+
+
+def dynamic_operator():
+    "A session of ONNX Runtime for a model that holds DynamicQuantizeLinear alone."
+    import onnxruntime
+    from onnx.parser import parse_model
+
+    model = parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        dynamic (float[n] x) => (uint8[n] q, float s, uint8 z) { q, s, z = DynamicQuantizeLinear(x) }""")
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@question("symmetry/parameters by onnxruntime's tool", "onnxruntime", "onnx", hangs="it gives the same scale and the same zero point as ours, bit for bit")
+def parameters_by_tool():
+    from onnxruntime.quantization.quant_utils import compute_scale_zp
+
+    found = {}
+    for name, qmin, qmax, symmetric in (("asymmetric, unsigned", 0, 255, False), ("asymmetric, signed", -128, 127, False),
+                                        ("symmetric, unsigned", 0, 255, True), ("symmetric, signed", -127, 127, True)):
+        pairs = [compute_scale_zp(t.min(), t.max(), np.int32(qmin), np.int32(qmax), symmetric) for t in tensors_and_rows()]
+        found[name] = [checksum(np.array([scale for _, scale in pairs])), checksum(np.array([int(zero) for zero, _ in pairs], np.int64))]
+    return found
+
+
+@question("symmetry/edges by onnxruntime's tool", "onnxruntime", "onnx", hangs="At two edges the ways part.")
+def edges_by_tool():
+    from onnxruntime.quantization.quant_utils import compute_scale_zp
+
+    ends = np.int32(0), np.int32(255)
+    none, small = np.float32(0), np.finfo(np.float32).smallest_subnormal
+    return {"zero point of zeros": int(compute_scale_zp(none, none, *ends, True)[0]),
+            "scale of a tiny range": float(compute_scale_zp(-3 * small, 99 * small, *ends)[1])}
+
+
+@question("symmetry/the dynamic operator by onnxruntime", "onnxruntime", "onnx", hangs="All zero points and all codes are equal to ours")
+def dynamic_operator_by_onnxruntime():
+    session = dynamic_operator()
+    answers = [session.run(["q", "s", "z"], {"x": t.ravel()}) for t in tensors_and_rows()]
+    codes, scales, zeros = zip(*answers)
+    return [checksum(np.concatenate(codes)), checksum(np.array(scales)), checksum(np.array(zeros, np.int64))]
+
+
+@question("symmetry/a wide range by onnxruntime", "onnxruntime", "onnx", hangs="it makes an infinite scale, and all codes become 0", anywhere=False)
+def wide_range_by_onnxruntime():
+    codes, scale = dynamic_operator().run(["q", "s"], {"x": np.float32([-3e38, 3e38])})
+    return {"scale": str(scale), "codes": codes.tolist()}
+
+
+@question("symmetry/reduced range by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime's reduced range knows the answer")
+def reduced_range():
+    from onnxruntime.quantization.quant_utils import ONNX_INT_TYPE_REDUCED_RANGE, QuantType
+
+    return [int(end) for end in ONNX_INT_TYPE_REDUCED_RANGE[QuantType.QInt8.tensor_type]]
+
+
 # Asking
 
 
