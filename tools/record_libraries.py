@@ -217,6 +217,41 @@ def reduced_range():
     return [int(end) for end in ONNX_INT_TYPE_REDUCED_RANGE[QuantType.QInt8.tensor_type]]
 
 
+# The integer matrix product
+
+
+@question("matmul/the inner loop by LLVM", "llvmlite", hangs="its loop has 24 steps of `sdot`")
+def inner_loop():
+    from quant101.matmul import tile_assembly
+
+    x86 = tile_assembly("AVX-512 VNNI", "x86_64-unknown-linux-gnu", "sapphirerapids")
+    arm = tile_assembly("NEON dot product", "aarch64-unknown-linux-gnu", "generic", "+dotprod")
+    loop = x86[:x86.index("\tjl\t")].rpartition("\n.LBB")[2].splitlines()[1:]
+    assert not any(line.endswith(")") for line in loop), "none changes the memory"
+    return {"vpdpbusd": sum("vpdpbusd\t" in line for line in loop), "memory": sum("(%" in line for line in loop),
+            "sdot": sum("\tsdot\t" in line for line in arm.splitlines()), "lines": [line.strip().replace("\t", " ") for line in loop[7:17]]}
+
+
+@question("matmul/MatMulInteger by onnxruntime", "onnxruntime", "onnx", hangs="ONNX calls this product MatMulInteger, and ONNX Runtime's result is equal to ours")
+def matmul_integer():
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    def codes(x):
+        return np.rint(x / (np.abs(x).max(axis=1, keepdims=True) / np.float32(127))).astype(np.int8)
+
+    found, signed, w = {}, codes(load_sample("ffn_input")), codes(load_sample("ffn_weight"))
+    for name, a in (("int8", signed), ("uint8", (signed ^ -128).view(np.uint8))):
+        ends = (helper.make_tensor_value_info("a", getattr(TensorProto, name.upper()), a.shape),
+                helper.make_tensor_value_info("y", TensorProto.INT32, (len(a), len(w))))
+        graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "w"], ["y"])], "product", ends[:1], ends[1:],
+                                  [numpy_helper.from_array(np.ascontiguousarray(w.T), "w")])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        found[name] = checksum(session.run(None, {"a": a})[0])
+    return found
+
+
 # Asking
 
 
