@@ -23,6 +23,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import atlas_oracles as lib  # noqa: E402
+
 from quant101.samples import load_sample  # noqa: E402
 
 FILE = ROOT / "nbs/data/libraries.json"
@@ -250,6 +252,145 @@ def matmul_integer():
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         found[name] = checksum(session.run(None, {"a": a})[0])
     return found
+
+
+# The atlas
+
+ODD = np.float32([np.nan, np.inf, -np.inf, 1e10, 300, -1])  # with scale 1 and zero point 128
+
+
+def unsigned_scale(w):
+    "The scale of the weight for unsigned codes, as the chapter has it; the zero point is 138."
+    return (w.max() - w.min()) / np.float32(255)
+
+
+@question("atlas/symmetric codes by onnxruntime", "onnxruntime", "onnx", hangs="absmax / 127")
+def symmetric_by_onnxruntime():
+    w = load_sample("attention_weight").ravel()
+    scale, zero_point = lib.ort_qparams(w.min(), w.max(), "int8", symmetric=True)
+    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.ort_quantize(w, scale, 0, "int8").astype(np.int8))}
+
+
+@question("atlas/symmetric codes by torch", "torch", hangs="absmax / 127.5")
+def symmetric_by_torch():
+    w = load_sample("attention_weight").ravel()
+    scale, zero_point = lib.torch_qparams(w.min(), w.max(), "int8", symmetric=True)
+    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.torch_quantize(w, scale, 0, "int8"))}
+
+
+@question("atlas/codes at one scale by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime divides by the scale")
+def one_scale_by_onnxruntime():
+    w = load_sample("attention_weight").ravel()
+    return checksum(lib.ort_quantize(w, unsigned_scale(w), 138, "uint8").astype(np.uint8))
+
+
+@question("atlas/codes at one scale by torch", "torch", hangs="PyTorch's two functions", anywhere=False)
+def one_scale_by_torch():
+    w = load_sample("attention_weight").ravel()
+    given = w, unsigned_scale(w), 138, "uint8"
+    return {"quantize_per_tensor": checksum(lib.torch_quantize(*given)), "quantize_per_channel": checksum(lib.torch_per_channel(*given))}
+
+
+@question("atlas/two functions by torch", "torch", hangs="So the same library gives two answers", anywhere=False)
+def two_functions_by_torch():
+    x = np.float32([-7.5])
+    return {"quantize_per_tensor": int(lib.torch_quantize(x, 3.0, 4, "uint8")[0]),
+            "quantize_per_channel": int(lib.torch_per_channel(x, 3.0, 4, "uint8")[0])}
+
+
+@question("atlas/odd values by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime gives the smallest code", anywhere=False)
+def odd_values_by_onnxruntime():
+    return {"QuantizeLinear": lib.ort_quantize(ODD, 1.0, 128, "uint8").tolist()}
+
+
+@question("atlas/odd values by torch", "torch", hangs="PyTorch's `quantize_per_tensor` the largest", anywhere=False)
+def odd_values_by_torch():
+    return {"quantize_per_tensor": lib.torch_quantize(ODD, 1.0, 128, "uint8").tolist(),
+            "quantize_per_channel": lib.torch_per_channel(ODD, 1.0, 128, "uint8").tolist(),
+            "fake_quantize": [int(v) + 128 for v in lib.torch_fake(ODD, 1.0, 128, "uint8")]}
+
+
+@question("atlas/-1 to 1 by onnxruntime", "onnxruntime", "onnx", hangs="the tool and the runtime of one project disagree")
+def even_range_by_onnxruntime():
+    return {"tool": lib.ort_qparams(np.float32(-1), np.float32(1), "uint8")[1],
+            "operator": int(dynamic_operator().run(["z"], {"x": np.float32([-1, 1])})[0])}
+
+
+@question("atlas/-1 to 1 by torch", "torch", hangs="the zero point is 127")
+def even_range_by_torch():
+    return {"observer": lib.torch_qparams(np.float32(-1), np.float32(1), "uint8")[1]}
+
+
+@question("atlas/zeros by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime sets the scale to 1 and the zero point to 0")
+def zeros_by_onnxruntime():
+    scale, zero_point = lib.ort_qparams(np.float32(0), np.float32(0), "uint8")
+    return {"tool": [float(scale), zero_point], "operator": float(dynamic_operator().run(["s"], {"x": np.zeros(2, np.float32)})[0])}
+
+
+@question("atlas/zeros by onnx", "onnx", hangs="the evaluator's is $1/255$")
+def zeros_by_onnx():
+    from onnx.parser import parse_model
+    from onnx.reference import ReferenceEvaluator
+
+    model = parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        dynamic (float[n] x) => (uint8[n] q, float s, uint8 z) { q, s, z = DynamicQuantizeLinear(x) }""")
+    return float(ReferenceEvaluator(model).run(["s"], {"x": np.zeros(2, np.float32)})[0])
+
+
+@question("atlas/zeros by torch", "torch", hangs="PyTorch raises any smaller scale to $2^{-23}$")
+def zeros_by_torch():
+    return float(lib.torch_qparams(np.float32(0), np.float32(0), "uint8")[0])
+
+
+@question("atlas/large quotients by onnx", "onnx", hangs="ONNX's evaluator makes 0 of $2^{31}$", anywhere=False)
+def large_quotients_by_onnx():
+    return lib.onnx_reference(np.float32([2**31, 1e10, np.inf]), 1.0, 128, "uint8").tolist()
+
+
+@question("atlas/a block with NaN by gguf", "gguf", hangs="a scale of NaN and codes of nothing but zeros", anywhere=False)
+def block_with_nan_by_gguf():
+    block = np.linspace(-1, 1, 32, dtype=np.float32)
+    block[4] = np.nan
+    codes, scale = lib.gguf_q8_0(block[None])
+    return {"scale": str(scale[0]), "codes": codes[0].tolist()}
+
+
+@question("atlas/a row with NaN by bitsandbytes", "bitsandbytes", "torch", hangs="bitsandbytes returns a row of nothing but zeros", anywhere=False)
+def row_with_nan_by_bitsandbytes():
+    rows = np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 32)
+    rows[0, 4] = np.nan
+    return lib.bitsandbytes_rows(rows)[0][0].tolist()
+
+
+@question("atlas/zero at a tiny scale by torch", "torch", hangs="quantizes 0.0 with scale $10^{-39}$ and zero point 0 to 255", anywhere=False)
+def zero_at_a_tiny_scale_by_torch():
+    return int(lib.torch_quantize(np.zeros(1, np.float32), 1e-39, 0, "uint8")[0])
+
+
+@question("atlas/a tiny range by torch", "torch", hangs="is then left with 17 codes")
+def tiny_range_by_torch():
+    x = np.linspace(-1e-6, 1e-6, 1001, dtype=np.float32)
+    return int(np.unique(lib.torch_quantize(x, *lib.torch_qparams(x.min(), x.max(), "uint8"), "uint8")).size)
+
+
+@question("atlas/a huge range by torch", "torch", hangs="has an infinite scale")
+def huge_range_by_torch():
+    return str(lib.torch_qparams(np.float32(-3e38), np.float32(3e38), "uint8")[0])
+
+
+@question("atlas/a range for 32 bits by torch", "torch", hangs="gets the zero point 0 where the largest code is due", anywhere=False)
+def range_for_32_bits_by_torch():
+    torch = lib.quiet_torch()
+    observer = torch.ao.quantization.MinMaxObserver(dtype=torch.qint32)
+    return int(observer._calculate_qparams(torch.tensor(-1000.0), torch.tensor(0.0))[1])
+
+
+@question("atlas/rounding twice by ml_dtypes", "ml_dtypes", hangs="ml_dtypes converts it to float32 on the way")
+def rounding_twice_by_ml_dtypes():
+    import ml_dtypes
+
+    return {"E4M3": float(np.float64(-431.99999999999994).astype(ml_dtypes.float8_e4m3fn)),
+            "BF16": float(np.int32(2**30 + 2**22 + 1).astype(ml_dtypes.bfloat16))}
 
 
 # Asking
