@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test oracles serve lab export clean constraints prove mutants bounds fuzz bench
+.PHONY: book test oracles serve lab export clean constraints prove record mutants bounds fuzz bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -53,6 +53,11 @@ constraints: pyproject.toml
 prove:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python tools/prove.py
+
+# Asks other libraries what the book shows of them, and writes quant101/records/libraries.json. A minute.
+record:
+	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
+	$(BIN)/python tools/record_libraries.py
 
 # Puts known bugs into copies of the package and reports which test kills each. Half an hour.
 mutants:

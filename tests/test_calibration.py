@@ -1,5 +1,6 @@
 """Chapter 4: calibrators, judged by exact arithmetic, by their own definition, by ONNX Runtime and by recorded answers of ModelOpt."""
 
+import functools
 import json
 import math
 import pickle
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numba import njit
 from tests_support import ROOT, needs
 
 from quant101.calibration import (MSE, Calibrator, Entropy, Histogram, MinMax, MovingAverage, Percentile, calibrate, entropy_range,
