@@ -20,6 +20,7 @@ import pytest
 import yaml
 from fastcore.docments import docments
 from packaging.specifiers import SpecifierSet
+from tests_clock import assertions_on_times
 from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
@@ -33,6 +34,55 @@ def text_files():
     made = [".git", *(line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf8").splitlines())]
     inside = [(p, p.relative_to(ROOT).parts) for p in ROOT.rglob("*") if p.suffix in TEXT]
     return [p for p, parts in inside if p.is_file() and not any(fnmatch(part, name) for part in parts for name in made)]
+
+
+# No time is judged
+
+RACES = ("race", "event", "elementwise", "bandwidth", "first_calls", "entropy", "ladder")  # of quant101.bench: they return times
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: p.name)
+def test_no_assertion_judges_a_time_that_is_measured_here(path):
+    source = path.read_text(encoding="utf8") if path.suffix == ".py" else "\n".join(code_cells(path))
+    assert assertions_on_times(source, RACES) == []
+
+
+CLOCK = """
+def best_time(call):
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+"""
+
+
+@pytest.mark.parametrize("lines", [
+    # cells 7, 58 and 64 of chapter 7 as they stood once, which ended the build on other processors
+    """speeds = {}
+def measure(name, call):
+    speeds[name] = 1 / best_time(call)
+measure("loops", sum)
+assert speeds["loops"] > 10_000 * speeds["Python"]""",
+    "speeds = {name: 1 / best_time(sum) for name in names}\nassert kind == 'portable' or speeds[kind] > 2 * speeds['float32, NumPy']",
+    """reached = []
+for n in rows:
+    reached.append(n / best_time(lambda: product(n)))
+tall = 8 / best_time(lambda: product(8))
+assert instruction.rows < 8 or reached[0] > 1.5 * tall""",
+    "results = race(contestants)\nratio = ratios(results, 'fast')\nassert 2 < ratio['slow']['median'] < 6",
+    "first, second = best_time(f), best_time(f)\nnp.testing.assert_array_less(second, first)",
+])
+def test_an_assertion_on_a_time_is_found(lines):
+    assert len(assertions_on_times(CLOCK + lines, RACES)) == 1
+
+
+@pytest.mark.parametrize("lines", [
+    "x = best_time(f)\nx = 3\nassert x > 2", "times = [best_time(f)]\nassert len(times) > 0 and times[0] > 0",
+    "recorded = load_record('bench')\nhere = best_time(f)\nassert recorded['fast'] > 4 * recorded['slow']",
+    "for name, speed in {'a': best_time(f)}.items():\n    assert name < 'b'",
+])
+def test_what_is_no_judgement_of_a_time_passes(lines):
+    assert assertions_on_times(CLOCK + lines, RACES) == []
 
 
 # One source
