@@ -13,7 +13,7 @@ READY := $(ENV)/ready-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BOOK := _build/html/index.html
 
-.PHONY: book test oracles serve lab export clean constraints prove record mutants bounds fuzz bench
+.PHONY: anywhere book test oracles serve lab export clean constraints prove record mutants bounds fuzz bench
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(ENV)
@@ -67,6 +67,10 @@ mutants:
 # The tests of the chapters once more, with Numba's check of every index.
 bounds: $(READY)
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest --ignore tests/test_house.py --ignore tests/test_book.py
+
+# The notebooks and the tests of the chapters, as if on other machines: older processors, one core, busy cores. An hour or two.
+anywhere: $(READY)
+	$(BIN)/python tools/anywhere.py $(if $(QUICK),--quick)
 
 # Calls every public function with random and with garbage arguments.
 CASES ?= 100000
