@@ -104,10 +104,21 @@ def _layout(f: FloatFormat, overflow: str = "ieee") -> _Layout:
 
 # %% ../nbs/01_dtypes.ipynb #4107056c
 @njit
+def _decode_subnormal(mantissa, f):
+    number, exponent = np.float32(mantissa), 1 - f.bias - f.mantissa_bits
+    if exponent >= -126:
+        return number * np.int32((127 + exponent) << 23).view(np.float32)
+    bits = np.int32(number.view(np.int32) + (exponent << 23))
+    if bits >= 1 << 23:
+        return bits.view(np.float32)
+    return np.int32(mantissa << (149 + exponent)).view(np.float32)  # float32 is subnormal here too
+
+@njit
 def _decode_one(code, f, whole):
     magnitude = whole(code & f.mask)
-    scale = np.int32((254 - f.bias) << 23).view(np.float32)  # 2**(127 - bias)
-    value = np.int32(magnitude << (23 - f.mantissa_bits)).view(np.float32) * scale
+    value = np.int32(np.int32(magnitude << (23 - f.mantissa_bits)) + ((127 - f.bias) << 23)).view(np.float32)
+    if magnitude < 1 << f.mantissa_bits:
+        value = _decode_subnormal(np.int32(magnitude), f)
     if magnitude > f.max_code:
         value = np.float32(np.inf) if magnitude == f.inf_code and f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
@@ -139,17 +150,23 @@ def _converts_float16() -> bool:
 
 # %% ../nbs/01_dtypes.ipynb #d9e07c35
 @njit
-def _decode_upper_half(code):
-    return np.int32(code << 16).view(np.float32)
+def _usual_nan(value):
+    return value if value == value else np.copysign(np.float32(np.nan), value)
 
 @njit
 def _decode_float16(code):
-    return _float16_value(code)
+    return _usual_nan(_float16_value(code))
 
 def _decoder_at_once(f: _Layout):
     "Return what decodes the layout `f` in one step, or None if nothing does."
-    if f == _layout(BF16):
-        return _decode_upper_half
+    shift = 23 - f.mantissa_bits
+
+    @njit
+    def _decode_upper_part(code):
+        return _usual_nan(np.int32(code << shift).view(np.float32))
+
+    if f.mask >> f.mantissa_bits == 255:  # eight bits of exponent, as in float32
+        return _decode_upper_part
     return _decode_float16 if f == _layout(FP16) and _converts_float16() else None
 
 # %% ../nbs/01_dtypes.ipynb #3d9555c1
@@ -167,8 +184,7 @@ def _decoder(fmt: FloatFormat):
     @njit(nogil=True)
     def _decode_rows(first, codes, out):
         for i in range(codes.size):
-            value = one(whole(codes[i]))
-            out[i] = value if value == value else np.copysign(np.float32(np.nan), value)
+            out[i] = one(whole(codes[i]))
         return 0
 
     return _decode_rows, fmt.code_dtype
@@ -418,7 +434,8 @@ def _rules(fmt: FloatFormat, rounding: str, overflow: str) -> tuple[_Layout, _Ru
 def _encoder(fmt: FloatFormat, rounding: str, overflow: str, source: _Layout) -> tuple:
     "Return a function of bits and codes that encodes and answers with the largest magnitude, and the type of the codes."
     target, positive, negative = _rules(fmt, rounding, overflow)
-    if source == _FLOAT32 and rounding == "half-even" and fmt.bits <= 16:
+    flushed = fmt.bias < 127 <= fmt.bias + fmt.mantissa_bits  # a subnormal float32 may be more than 0, and none may be added
+    if source == _FLOAT32 and rounding == "half-even" and fmt.bits <= 16 and not flushed:
         return partial(_run, _float32_encoder(target)), fmt.code_dtype
     return lambda bits, out: _encode_rows(bits, source, target, positive, negative, out), fmt.code_dtype
 
