@@ -10,12 +10,13 @@ endif
 # The environment's extras; `make oracles` asks for more.
 EXTRAS ?= test
 READY := $(ENV)/ready-$(EXTRAS)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CONSTRAINTS := constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: anywhere book test oracles serve lab export clean constraints prove record mutants bounds fuzz bench
+.PHONY: anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz bench
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
 	$(PIP) setuptools
 	$(PIP) --no-build-isolation --editable ".[$(EXTRAS)]"
@@ -64,9 +65,26 @@ mutants:
 	$(MAKE) $(ENV)/ready-test,oracles EXTRAS=test,oracles
 	$(BIN)/python tools/mutants.py
 
-# The tests of the chapters once more, with Numba's check of every index.
-bounds: $(READY)
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest --ignore tests/test_house.py --ignore tests/test_book.py
+# The tests of the package, without those of this folder's files, of the book and of what the book has recorded of libraries.
+package: $(READY)
+	$(BIN)/python -m pytest --ignore tests/test_house.py --ignore tests/test_book.py --ignore tests/test_libraries.py
+
+# The same with the lowest versions that pyproject.toml lets in, and with the newest that there are, each in a new environment.
+lowest newest: %: _build/%.txt
+	rm -rf _build/$@
+	$(MAKE) package ENV=_build/$@ CONSTRAINTS=$<
+
+_build/lowest.txt: pyproject.toml
+	@mkdir -p $(@D)
+	grep -oE '[A-Za-z_-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > $@
+
+_build/newest.txt:
+	@mkdir -p $(@D)
+	touch $@
+
+# The same with Numba's check of every index.
+bounds:
+	NUMBA_BOUNDSCHECK=1 $(MAKE) package
 
 # The notebooks and the tests of the chapters, as if on other machines: older processors, one core, busy cores. An hour or two.
 anywhere: $(READY)
