@@ -268,7 +268,9 @@ def unsigned_scale(w):
 def symmetric_by_onnxruntime():
     w = load_sample("attention_weight").ravel()
     scale, zero_point = lib.ort_qparams(w.min(), w.max(), "int8", symmetric=True)
-    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.ort_quantize(w, scale, 0, "int8").astype(np.int8))}
+    unsigned = lib.ort_qparams(w.min(), w.max(), "uint8", symmetric=True)
+    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.ort_quantize(w, scale, 0, "int8").astype(np.int8)),
+            "unsigned": [float(unsigned[0]), unsigned[1]]}
 
 
 @question("atlas/symmetric codes by torch", "torch", hangs="absmax / 127.5")
@@ -385,7 +387,7 @@ def range_for_32_bits_by_torch():
     return int(observer._calculate_qparams(torch.tensor(-1000.0), torch.tensor(0.0))[1])
 
 
-@question("atlas/rounding twice by ml_dtypes", "ml_dtypes", hangs="ml_dtypes converts it to float32 on the way")
+@question("proof/rounding twice by ml_dtypes", "ml_dtypes", hangs="ml_dtypes converts it to float32 on the way")
 def rounding_twice_by_ml_dtypes():
     import ml_dtypes
 
