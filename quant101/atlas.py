@@ -74,7 +74,7 @@ class Convention:
     rounding: str = "half-even"  # a Rounding or its word, not "stochastic"
     nan: str = "qmin"  # code of NaN: "qmin", "qmax", "zero" or "refuse"
     overflow: str = "saturate"  # "saturate"; "narrow": saturate at -qmax too; "wrap": keep the low 8 bits
-    dead: float | None = None  # a scale ("peak": absmax) up to this sends all to the zero point; None: no scale of 0
+    dead: float | None = None  # up to this scale ("peak": absmax) every value gets the zero point; None: no scale of 0
     only_zero: int | None = None  # the one zero point that the library has; None: any
     span: str = "both"  # which range the codes cover: "both", "middle", "peak" or "signed"
     narrow: tuple = ()  # types whose range leaves the smallest code out

@@ -206,27 +206,6 @@ def test_torch_observer_overflows_at_32_bits():
     assert int(zero_point) == 0 and round(float(scale) * 2**31) == 500
 
 
-@needs("torch")
-@needs("onnxruntime")
-@needs("onnx")
-def test_the_simplest_range_has_two_zero_points():
-    lo, hi = np.float32(-1), np.float32(1)
-    assert lib.ort_qparams(lo, hi, "uint8")[1] == 128 and lib.torch_qparams(lo, hi, "uint8")[1] == 127
-    assert lib.dynamic_session().run(["z"], {"x": np.float32([-1, 1])})[0] == 127
-
-
-@needs("torch")
-def test_torch_leaves_tiny_data_few_codes():
-    x = np.linspace(-1e-6, 1e-6, 1001, dtype=np.float32)
-    assert np.unique(lib.torch_quantize(x, *lib.torch_qparams(x.min(), x.max(), "uint8"), "uint8")).size == 17
-
-
-@needs("torch")
-def test_torch_disagrees_with_itself():
-    x = np.float32([-7.5])
-    assert lib.torch_quantize(x, 3.0, 4, "uint8") == 1 and lib.torch_per_channel(x, 3.0, 4, "uint8") == 2
-
-
 @needs("onnx")
 def test_onnx_evaluator_wraps_large_quotients():
     x = np.float32([2**31, 1e10, np.inf])

@@ -199,7 +199,7 @@ def test_rounding_from_float64_and_from_integers_happens_once():
     assert [int(cast(np.uint64(2**63 + 2**39 + i), FP32)) for i in (0, 1)] == [2**63, 2**63 + 2**40]
 
 
-# The table that `make prove` has written: the chapter on the conventions shows it
+# The table that `make prove` has written: the page on the proof shows it
 
 
 def the_table():

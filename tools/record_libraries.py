@@ -264,14 +264,16 @@ def unsigned_scale(w):
     return (w.max() - w.min()) / np.float32(255)
 
 
-@question("atlas/symmetric codes by onnxruntime", "onnxruntime", "onnx", hangs="absmax / 127")
+@question("atlas/symmetric codes by onnxruntime", "onnxruntime", "onnx", hangs="so the scale is absmax / 127,")
 def symmetric_by_onnxruntime():
     w = load_sample("attention_weight").ravel()
     scale, zero_point = lib.ort_qparams(w.min(), w.max(), "int8", symmetric=True)
-    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.ort_quantize(w, scale, 0, "int8").astype(np.int8))}
+    unsigned = lib.ort_qparams(w.min(), w.max(), "uint8", symmetric=True)
+    return {"scale": float(scale), "zero point": zero_point, "codes": checksum(lib.ort_quantize(w, scale, 0, "int8").astype(np.int8)),
+            "unsigned": [float(unsigned[0]), unsigned[1]]}
 
 
-@question("atlas/symmetric codes by torch", "torch", hangs="absmax / 127.5")
+@question("atlas/symmetric codes by torch", "torch", hangs="so the scale is absmax / 127.5:")
 def symmetric_by_torch():
     w = load_sample("attention_weight").ravel()
     scale, zero_point = lib.torch_qparams(w.min(), w.max(), "int8", symmetric=True)
@@ -316,7 +318,7 @@ def even_range_by_onnxruntime():
             "operator": int(dynamic_operator().run(["z"], {"x": np.float32([-1, 1])})[0])}
 
 
-@question("atlas/-1 to 1 by torch", "torch", hangs="the zero point is 127")
+@question("atlas/-1 to 1 by torch", "torch", hangs="and the zero point is 127")
 def even_range_by_torch():
     return {"observer": lib.torch_qparams(np.float32(-1), np.float32(1), "uint8")[1]}
 
@@ -385,7 +387,7 @@ def range_for_32_bits_by_torch():
     return int(observer._calculate_qparams(torch.tensor(-1000.0), torch.tensor(0.0))[1])
 
 
-@question("atlas/rounding twice by ml_dtypes", "ml_dtypes", hangs="ml_dtypes converts it to float32 on the way")
+@question("proof/rounding twice by ml_dtypes", "ml_dtypes", hangs="ml_dtypes converts it to float32 on the way")
 def rounding_twice_by_ml_dtypes():
     import ml_dtypes
 
