@@ -47,15 +47,16 @@ def apply_directives(cell):
     return bool(cell["source"].strip())
 
 
-def imported_modules(source):
-    "Names of the quant101 modules that Python source imports; `quant101` itself stands for all of them."
+def imported_modules(source, package="quant101"):
+    "Names of the quant101 modules that Python source in `package` imports; `quant101` itself stands for all of them."
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "quant101")
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, ["quant101" if node.level else None, node.module]))  # `.steps` is ours
-            if module == "quant101":
-                yield from (f"quant101.{a.name}" for a in node.names)
+            above = package.rsplit(".", node.level - 1)[0] if node.level else None  # `.steps` is ours, and so is `..steps` one room below
+            module = ".".join(filter(None, [above, node.module]))
+            if (ROOT / module.replace(".", "/")).is_dir() and module.split(".")[0] == "quant101":
+                yield from (f"{module}.{a.name}" for a in node.names)
             elif module.startswith("quant101."):
                 yield module
 
@@ -68,7 +69,7 @@ def package_files(source):
         path = module if module.exists() else ROOT / "quant101/__init__.py"
         if path not in found:
             found.add(path)
-            todo += imported_modules(path.read_text(encoding="utf8"))
+            todo += imported_modules(path.read_text(encoding="utf8"), ".".join(path.relative_to(ROOT).parent.parts))
             if path.stem == "samples":
                 found.update(file for folder in ("data", "records") for file in (ROOT / "quant101" / folder).iterdir())
     return sorted(found)

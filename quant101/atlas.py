@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .dtypes import as_real_array
 from .steps import Rounding, _round
+from .workshop.arrays import as_real_array
 
 # %% ../nbs/06_atlas.ipynb #287336f0
 _CODES = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),

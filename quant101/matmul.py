@@ -21,6 +21,7 @@ from math import prod
 from numbers import Integral, Real
 from typing import NamedTuple
 
+# %% ../nbs/07_matmul.ipynb #b51d6c2c
 import numba
 import numpy as np
 from llvmlite import ir
@@ -29,8 +30,9 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .dtypes import _ONE_AT_A_TIME, _PROCESS, as_real_array
 from .strategies import _multiply_rows
+from .workshop.arrays import as_real_array
+from .workshop.threads import _ONE_AT_A_TIME, _PROCESS
 
 # %% ../nbs/07_matmul.ipynb #0aebaf47
 @njit

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, _result, _run, as_real_array
+from .workshop.arrays import as_int as _as_int, as_real_array, result_array as _result
+from .workshop.threads import run_in_parts as _run
 
 # %% ../nbs/02_steps.ipynb #310297c9
 def _nonzero_floats(x, name: str) -> np.ndarray:

@@ -12,8 +12,9 @@ from numbers import Real
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, _parts, _run, as_real_array
 from .steps import QParams, _channel_shapes, _check_place, dequantize, quantize
+from .workshop.arrays import as_int as _as_int, as_real_array
+from .workshop.threads import parts_for as _parts, run_in_parts as _run
 
 # %% ../nbs/03_strategies.ipynb #1b7fabfe
 @njit

@@ -8,8 +8,8 @@ __all__ = ['symmetric_qparams', 'asymmetric_qparams']
 # %% ../nbs/05_symmetry.ipynb #d4c71d08
 import numpy as np
 
-from .dtypes import _as_int, as_real_array
 from .steps import QParams
+from .workshop.arrays import as_int as _as_int, as_real_array
 
 # %% ../nbs/05_symmetry.ipynb #e308cfcd
 def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:

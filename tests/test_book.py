@@ -6,10 +6,10 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from tests_support import ROOT, needs, run
+from tests_support import NOTEBOOKS, ROOT, needs, run
 
 HTML = ROOT / "_build/html"
-PAGES = sorted(p for p in (HTML / "nbs").glob("*.html"))
+PAGES = sorted(p for p in (HTML / "nbs").rglob("*.html"))
 ids = [p.stem for p in PAGES]
 
 
@@ -35,7 +35,7 @@ class Page(HTMLParser):
 
 
 def test_the_book_was_built():
-    assert "index" in ids and len(PAGES) == len(list((ROOT / "nbs").glob("*.ipynb"))) + len(list((ROOT / "nbs").glob("*.md")))
+    assert "index" in ids and len(PAGES) == len(NOTEBOOKS) + len(list((ROOT / "nbs").rglob("*.md")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -14,6 +14,7 @@ import venv
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import yaml
 from fastcore.docments import docments
 from packaging.specifiers import SpecifierSet
 from tests_clock import assertions_on_times
-from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, run
+from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, module_name, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
 import quant101_book  # noqa: E402
@@ -94,15 +95,14 @@ def test_package_is_what_the_notebooks_export(tmp_path):
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     run("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=tmp_path)
     run("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=tmp_path)
-    for path in [*(ROOT / "quant101").glob("*.py"), *NOTEBOOKS]:
+    for path in [*(ROOT / "quant101").rglob("*.py"), *NOTEBOOKS]:
         again = (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf8")
         assert again == path.read_text(encoding="utf8"), f"{path.name} is not what `make export` makes"
 
 
 def test_one_notebook_one_module():
-    exported = {re.search(r"#\| default_exp (\w+)", cells)[1] for nb in NOTEBOOKS
-                if "#| default_exp" in (cells := "\n".join(code_cells(nb)))}
-    assert exported == {m.stem for m in MODULES}
+    exported = [module for nb in NOTEBOOKS if (module := exported_module(nb))]
+    assert sorted(exported) == sorted(map(module_name, MODULES))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
@@ -124,40 +124,85 @@ def test_notebook_runs(path):
     run("-c", f"from nbdev.test import nbdev_test; nbdev_test(path={str(path)!r}, n_workers=0)", timeout=600)
 
 
-# Reading order is dependency order
+# Three layers, and arrows only go down: tools stand on everything, a chapter on the workshop and on earlier chapters,
+# a room of the workshop on the rooms before it. The table of contents says which is which, and in what order.
+
+PARTS = {"The workshop": "workshop", "The course": "course", "Measured": "tools"}
 
 
-def reading_order():
+class Page(NamedTuple):
+    part: str  # its caption in the table of contents
+    module: str | None  # what it exports
+    imported: set  # modules that its cells and its module import; "" stands for the package as a whole
+
+
+def exported_module(notebook):
+    return next((m[1] for c in code_cells(notebook) if (m := re.match(r"#\| default_exp ([\w.]+)", c))), None)
+
+
+def imports(source, package="quant101"):
+    return {name.removeprefix("quant101").removeprefix(".") for name in quant101_book.imported_modules(source, package)}
+
+
+def contents():
+    "Captions and files of the table of contents, in its order."
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
-    return [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [(part["caption"], chapter["file"]) for part in toc["parts"] for chapter in part["chapters"]]
 
 
-def imports(source):
-    return {name.split(".")[1] for name in quant101_book.imported_modules(source) if "." in name}
-
-
-def test_reading_order_is_dependency_order():
-    read = []
-    for file in reading_order():
+def pages():
+    for part, file in contents():
         notebook = ROOT / f"{file}.ipynb"
-        if not notebook.exists():
-            continue
-        cells = code_cells(notebook)
-        module = next((m[1] for c in cells if (m := re.match(r"#\| default_exp (\w+)", c))), None)
-        own = {module} if module else set()
-        sources = [c for c in cells if not c.startswith("%")]
-        if module:
-            sources.append((ROOT / f"quant101/{module}.py").read_text(encoding="utf8"))
-        for source in sources:
-            assert imports(source) <= set(read) | own, f"{file} imports what no reader has seen: {imports(source)}"
-        read += own
-    assert set(read) == {m.stem for m in MODULES}
+        if notebook.exists():
+            module = exported_module(notebook)
+            imported = set().union(*(imports(c) for c in code_cells(notebook) if not c.startswith("%")))
+            if module:
+                path = ROOT / f"quant101/{module.replace('.', '/')}.py"
+                imported |= imports(path.read_text(encoding="utf8"), ".".join(path.relative_to(ROOT).parent.parts))
+            yield Page(part, module, imported)
+
+
+def arrows_that_go_up(pages):
+    "Every import that does not go down, as (page, module)."
+    pages = [page._replace(imported=page.imported - {page.module}) for page in pages]
+    rooms, chapters = ([p.module for p in pages if PARTS.get(p.part) == layer] for layer in ("workshop", "course"))
+    found = []
+    for page in pages:
+        below = {"workshop": rooms[: rooms.index(page.module)] if page.module in rooms else [],
+                 "course": [*rooms, *(chapters[: chapters.index(page.module)] if page.module in chapters else [])],
+                 "tools": ["", *rooms, *chapters]}[PARTS[page.part]]
+        found += [(page.module, name) for name in sorted(page.imported - set(below))]
+    return found
+
+
+def test_arrows_only_go_down():
+    assert arrows_that_go_up(pages()) == []
+
+
+def test_an_arrow_that_goes_up_would_be_seen():
+    room, next_room = Page("The workshop", "workshop.a", set()), Page("The workshop", "plots", {"workshop.a"})
+    chapter, next_chapter = Page("The course", "one", {"workshop.a", "plots"}), Page("The course", "two", {"one", "plots"})
+    tool = Page("Measured", "bench", {"", "one", "two", "workshop.a"})
+    assert arrows_that_go_up([chapter, next_chapter, room, next_room, tool]) == []  # the course is read before the workshop
+
+    for page, name in ((room, "one"), (room, "plots"), (room, ""), (room, "bench"), (chapter, "two"), (chapter, ""), (chapter, "bench")):
+        wrong = [p._replace(imported=p.imported | {name}) if p is page else p for p in (chapter, next_chapter, room, next_room, tool)]
+        assert arrows_that_go_up(wrong) == [(page.module, name)]
+
+
+def test_a_relative_import_is_one_of_the_package():
+    assert imports("from .arrays import a", "quant101.workshop") == {"workshop.arrays"}
+    assert imports("from .workshop.arrays import a") == imports("from quant101.workshop import arrays") == {"workshop.arrays"}
+    assert imports("from ..steps import a", "quant101.workshop") == imports("from . import steps") == {"steps"}
+    assert imports("import quant101 as q\nimport numpy") == {""}
 
 
 def test_every_notebook_has_its_place():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
-    files = {toc["root"], *reading_order()}
-    assert {f"nbs/{p.stem}" for p in NOTEBOOKS} <= files
+    files = [toc["root"], *(file for _, file in contents())]
+    assert {p.relative_to(ROOT).with_suffix("").as_posix() for p in NOTEBOOKS} <= set(files) and len(set(files)) == len(files)
+    assert {page.module for page in pages()} - {None} == set(map(module_name, MODULES))
+    assert files[1] == "nbs/01_dtypes"  # what "next" on the landing page opens
 
 
 # Kernels and public functions
@@ -171,7 +216,7 @@ def jit_calls(path):
                 yield node, call
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_kernels_obey_the_rules(path):
     for function, call in jit_calls(path):
         options = {k.arg for k in call.keywords}
@@ -179,9 +224,9 @@ def test_kernels_obey_the_rules(path):
         assert function.name.startswith("_"), f"{function.name}: the public face is plain Python"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_public_names_are_documented(path):
-    module = importlib.import_module(f"quant101.{path.stem}")
+    module = importlib.import_module(f"quant101.{module_name(path)}")
     for name in module.__all__:
         thing = getattr(module, name)
         if callable(thing) and getattr(thing, "__module__", "") == module.__name__:
@@ -225,6 +270,17 @@ def test_sources_stand_in_the_references():
 def test_plain_import_is_light():
     code = "import sys, quant101; print([m for m in ('matplotlib','sklearn','torch','onnxruntime','ml_dtypes','IPython','nbdev') if m in sys.modules])"
     assert run("-c", code).strip() == "[]"
+
+
+# The tests of the tests
+
+
+def test_every_mutant_can_be_made():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import mutants
+
+    faults = {m["name"]: why for m in mutants.mutants() if (why := mutants.fault(m))}
+    assert faults == {}
 
 
 # What is handed out
@@ -326,6 +382,11 @@ def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, 
     (package / "first.py").write_text("a = 1\n")
     (package / "second.py").write_text("from .first import a\n")  # as nbdev writes it
     (package / "last.py").write_text("c = 3\n")
+    room = package / "workshop"
+    room.mkdir()
+    (room / "tools.py").write_text("d = 4\n")
+    (room / "loops.py").write_text("from .tools import d\n")
+    (package / "fourth.py").write_text("from .workshop.loops import d\n")
     monkeypatch.setattr(quant101_book, "ROOT", tmp_path)
 
     def names(source):
@@ -335,12 +396,14 @@ def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, 
     assert names("from quant101.second import a") == {"first", "second"}
     assert names("from quant101 import second") == {"first", "second"}
     assert names("import quant101 as q") == {"__init__", "last"}
+    assert names("from quant101.fourth import d") == {"fourth", "loops", "tools"}
+    assert names("from quant101.workshop import tools") == {"tools"}
 
 
 def test_plain_import_gives_every_name_of_the_chapters():
     package = importlib.import_module("quant101")
     apart = {"plots", "samples", "transformer", "scale", "check", "cli", "bench"}
-    for module in (importlib.import_module(f"quant101.{m.stem}") for m in MODULES if m.stem not in apart):
+    for module in (importlib.import_module(f"quant101.{m.stem}") for m in MODULES if m.stem not in apart and m.parent == ROOT / "quant101"):
         for name in module.__all__:
             assert getattr(package, name) is getattr(module, name)
 

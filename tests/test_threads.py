@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import quant101 as q
-from quant101 import dtypes
+from quant101.workshop import threads
 
 SHAPE = (1500, 1024)  # 6 MB of float32, not a multiple of the threads in every direction
 
@@ -65,11 +65,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(name):
 def test_large_arrays_are_cut_into_parts(monkeypatch):
     "The parts as such, in this thread, for any number of them: every one of 1 to 7 gives what one gives."
     whole = {name: call() for name, call in CALLS.items()}
-    shared = dtypes._shared.__wrapped__
-    monkeypatch.setattr(dtypes, "_shared", lambda kernel: shared(kernel).py_func)
+    shared = threads._shared.__wrapped__
+    monkeypatch.setattr(threads, "_shared", lambda kernel: shared(kernel).py_func)
     for parts in (2, 3, 7):
-        for module in ("dtypes", "strategies", "calibration"):
-            monkeypatch.setattr(f"quant101.{module}._parts", lambda nbytes, parts=parts: parts if nbytes >= 2**20 else 1)
+        for name in ("workshop.threads.parts_for", "strategies._parts", "calibration._parts"):
+            monkeypatch.setattr(f"quant101.{name}", lambda nbytes, parts=parts: parts if nbytes >= 2**20 else 1)
         for name, call in CALLS.items():
             assert call().tobytes() == whole[name].tobytes(), (parts, name)
 
@@ -141,7 +141,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not_got():
 
 
 def test_small_arrays_start_no_threads(monkeypatch):
-    monkeypatch.setattr(dtypes, "_shared", None)
+    monkeypatch.setattr(threads, "_shared", None)
     x = X[:32]
     q.decode(q.encode(x, q.E4M3), q.E4M3)
     q.fake_quantize(x, scales(x))

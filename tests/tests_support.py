@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = sorted(p for p in (ROOT / "quant101").glob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(p for p in (ROOT / "quant101").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
 
 needs = pytest.mark.needs  # @needs("torch"): see conftest.py
 wide_long_double = pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="not checked: a long double is a float64 here, and accepted")
+
+
+def module_name(path):
+    "The name of a module in the package: steps, workshop.arrays."
+    return ".".join(path.relative_to(ROOT / "quant101").with_suffix("").parts)
 
 
 def code_cells(notebook):

@@ -45,20 +45,29 @@ def mutants():
 
 def fault(mutant):
     "Why this mutant can't be made, or None."
-    path = ROOT / "quant101" / f"{mutant['module']}.py"
+    path = ROOT / file_of(mutant)
     if not path.exists():
         return f"there is no module {mutant['module']}"
     count = path.read_text(encoding="utf8").count(mutant["old"])
-    return None if count == 1 else f"its text stands {count} times in quant101/{mutant['module']}.py"
+    return None if count == 1 else f"its text stands {count} times in {file_of(mutant)}"
 
 
-def own_tests(module):
-    return [f"test_{module}"]
+def file_of(mutant):
+    return f"quant101/{mutant['module'].replace('.', '/')}.py"
 
 
-def other_tests(module):
-    "The test files of everything but the module, the slow ones last."
-    others = sorted({f"test_{m['module']}" for m in mutants()} - {f"test_{module}"})
+def chapter_of(mutant):
+    "The chapter whose tests a mutant meets first: its own, or for a room of the workshop the one that is named."
+    return mutant.get("chapter", mutant["module"])
+
+
+def own_tests(chapter):
+    return [f"test_{chapter}"]
+
+
+def other_tests(chapter):
+    "The test files of everything but the chapter, the slow ones last."
+    others = sorted({f"test_{chapter_of(m)}" for m in mutants()} - {f"test_{chapter}"})
     return [*FIRST, *others, *LAST]
 
 
@@ -101,7 +110,7 @@ def try_mutant(mutant, names, origin, more, limit):
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.realpath(folder)
         copy_package(origin, folder)
-        path = Path(folder) / "quant101" / f"{mutant['module']}.py"
+        path = Path(folder) / file_of(mutant)
         source = path.read_text(encoding="utf8").replace(mutant["old"], mutant["new"])
         compile(source, mutant["name"], "exec")  # a mutant has to be a program
         path.write_text(source, encoding="utf8")
@@ -124,8 +133,8 @@ def seconds_unchanged(names, origin, pool, more):
 
 
 def survivors(chosen, tests, origin, pool, more):
-    "Try mutants on the test files that `tests` gives for their module. A test that takes three times as long as it should does not end."
-    names = {m["name"]: tests(m["module"]) for m in chosen}
+    "Try mutants on the test files that `tests` gives for their chapter. A test that takes three times as long as it should does not end."
+    names = {m["name"]: tests(chapter_of(m)) for m in chosen}
     seconds = seconds_unchanged(dict.fromkeys(name for files in names.values() for name in files), origin, pool, more)
     limits = {name: 60 + 3 * sum(seconds[file] for file in files) for name, files in names.items()}
     tried = pool.map(lambda m: try_mutant(m, names[m["name"]], origin, more, limits[m["name"]]), chosen)

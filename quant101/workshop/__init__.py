@@ -1,0 +1,1 @@
+"""What stands behind the chapters: it applies their formulas to arrays, and imports nothing of them."""
