@@ -21,7 +21,9 @@ from fontTools.ttLib import TTFont
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
-TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution"}
+TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution",
+        ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell"}
+PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
 FONT = "stix-two-math.woff"
 
@@ -29,11 +31,13 @@ FONT = "stix-two-math.woff"
 def apply_directives(cell):
     "Move the `#|` lines that open a code cell into its metadata; return False if nothing is left of it."
     lines = "".join(cell["source"]).splitlines(keepends=True)
-    figure = {}
+    figure, prompts = {}, {}
     while lines and (line := DIRECTIVE.match(lines[0])):
         key, value = line[1], line[2].strip()
         if tag := TAGS.get((key, value)):
             cell["metadata"].setdefault("tags", []).append(tag)
+            if key in PROMPTS:
+                prompts |= zip(("code_prompt_show", "code_prompt_hide"), PROMPTS[key])
         elif key in ("label", "fig-cap", "fig-alt"):
             figure[key] = value
         lines.pop(0)
@@ -43,6 +47,8 @@ def apply_directives(cell):
             "image": {"alt": figure.get("fig-alt", "")},
             "figure": {key: value for key, value in named.items() if value},
         }
+    if prompts:
+        cell["metadata"].setdefault("mystnb", {}).update(prompts)
     cell["source"] = "".join(lines)
     return bool(cell["source"].strip())
 

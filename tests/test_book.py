@@ -97,10 +97,14 @@ BUILD = ("-c", "from jupyter_book.cli.main import main; main()", "build", ".", "
 
 def test_directives_become_what_the_page_shows(tmp_path):
     book = small_book(tmp_path, "#| default_exp page", "#| hide\nsecret = 1", "#| echo: false\nprint('said', secret)",
-                      "#| eval: false\nraise SystemExit('never run')", "#| export\nshown = 2")
+                      "#| eval: false\nraise SystemExit('never run')", "#| export\nshown = 2",
+                      "#| fold: true\nassert shown == 2", "#| solution: true\nanswer = 42")
     run(*BUILD, cwd=book)
     text = "".join(Page(book / "_build/html/page.html").text)
     assert "said 1" in text and "shown" in text and "never run" in text
+    html = (book / "_build/html/page.html").read_text(encoding="utf8")
+    assert "Show what is checked here" in text and "assert shown == 2" in text and "Solution" in text and "answer = 42" in text
+    assert html.count("<details") == 2 and "<details open" not in html
     assert "secret" not in text and "#|" not in text and "default_exp" not in text
 
 
