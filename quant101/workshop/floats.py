@@ -73,21 +73,19 @@ def check_fields(
 
 # %% ../../nbs/workshop/floats.ipynb #4107056c
 @njit
-def _decode_subnormal(mantissa, f):
-    number, exponent = np.float32(mantissa), 1 - f.bias - f.mantissa_bits
-    if exponent >= -126:
-        return number * np.int32((127 + exponent) << 23).view(np.float32)
-    bits = np.int32(number.view(np.int32) + (exponent << 23))
+def _decode_low(mantissa, f):
+    exponent = 1 - f.bias - f.mantissa_bits
+    bits = np.int32(np.float32(mantissa).view(np.int32) + (exponent << 23))
     if bits >= 1 << 23:
         return bits.view(np.float32)
     return np.int32(mantissa << (149 + exponent)).view(np.float32)  # float32 is subnormal here too
 
 @njit
-def _decode_one(code, f, whole):
+def _decode_one(code, f, whole, decode_magnitude):
     magnitude = whole(code & f.mask)
-    value = np.int32(np.int32(magnitude << (23 - f.mantissa_bits)) + ((127 - f.bias) << 23)).view(np.float32)
-    if magnitude < 1 << f.mantissa_bits:
-        value = _decode_subnormal(np.int32(magnitude), f)
+    value = decode_magnitude(magnitude, f.mantissa_bits, f.bias)
+    if f.bias + f.mantissa_bits > 127 and magnitude < 1 << f.mantissa_bits:
+        value = _decode_low(np.int32(magnitude), f)
     if magnitude > f.max_code:
         value = np.float32(np.inf) if magnitude == f.inf_code and f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
@@ -140,14 +138,14 @@ def _decoder_at_once(f: Layout):
 
 # %% ../../nbs/workshop/floats.ipynb #3d9555c1
 @cache
-def _decoder(f: Layout):
+def _decoder(f: Layout, decode_magnitude):
     "Return the loop that decodes a layout, the bits of its codes, and their type."
     bits = f.mask.bit_length() + 1
     whole = np.int32 if bits <= 16 else np.int64
 
     @njit
     def _by_fields(code):
-        return _decode_one(code, f, whole)
+        return _decode_one(code, f, whole, decode_magnitude)
 
     one = _decoder_at_once(f) or _by_fields
 
@@ -163,10 +161,11 @@ def _decoder(f: Layout):
 def decode_floats(
     codes,  # whole numbers of any shape, none with more bits than the format
     f: Layout,  # of the format that they are codes of
+    decode_magnitude,  # kernel: (code without its sign, mantissa_bits, bias) -> float32
     out=None,  # where the result goes, contiguous float32 of their shape; None: a new array
 ) -> np.ndarray:  # float32, their shape
     "Return the numbers that codes stand for, exactly. Raises as `as_codes` and `result_array` do."
-    loop, bits, dtype = _decoder(f)
+    loop, bits, dtype = _decoder(f, decode_magnitude)
     codes = as_codes(codes, bits)
     out = result_array(out, codes.shape, np.float32, codes)
     run_in_parts(loop, codes.astype(dtype, copy=False).reshape(-1), out.reshape(-1))
