@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -82,18 +81,6 @@ def test_a_page_offers_its_notebook(notebook):
 def test_a_notebook_from_its_page_runs_elsewhere(tmp_path):
     shutil.copy(downloads(HTML / "nbs/index.html")[0], tmp_path)
     run("-m", "jupyter", "execute", "index.ipynb", cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-
-@needs("browser")
-def test_the_link_downloads_from_a_file(browser):
-    tab = browser.new_page()
-    tab.goto((HTML / "nbs/01_dtypes.html").as_uri())
-    with tab.expect_download() as download:
-        tab.get_by_text("Download this notebook").click()
-    got = download.value
-    assert got.suggested_filename == "01_dtypes.ipynb"
-    assert Path(got.path()).read_bytes() == (ROOT / "nbs/01_dtypes.ipynb").read_bytes()
-    tab.close()
 
 
 @needs("browser")
