@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .strategies import _INTEGERS
 from .workshop.arrays import as_real_array
+from .workshop.sweep import INTEGERS as _INTEGERS
 from .workshop.threads import parts_for as _parts, run_in_parts as _run
 
 # %% ../nbs/04_calibration.ipynb #56739f95

@@ -20,6 +20,8 @@ def as_int(
     high: float = np.inf,  # the largest
 ) -> int:
     "Return `value` as an int. Raises TypeError for what is no integer and ValueError outside low..high."
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if not low <= value <= high:
@@ -156,7 +158,8 @@ def as_pair(
         raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    return in_type(x, np.float64), in_type(y, np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return x.astype(np.float64, order="C", copy=False), y.astype(np.float64, order="C", copy=False)
 
 # %% ../../nbs/workshop/arrays.ipynb #757f42bb
 def as_levels(
@@ -244,8 +247,9 @@ def result_array(
         raise TypeError(f"out must be an array or None, got {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out must be a writable, contiguous {np.dtype(dtype)} array of shape {shape}, got {out.dtype} of shape {out.shape}")
-    if any(np.may_share_memory(out, array) for array in read):
-        raise ValueError("out must not share memory with the other arguments, got an overlapping array")
+    for array in read:
+        if np.may_share_memory(out, array):
+            raise ValueError("out must not share memory with the other arguments, got an overlapping array")
     return np.asarray(out)
 
 # %% ../../nbs/workshop/arrays.ipynb #2a1c9bd3

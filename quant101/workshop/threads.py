@@ -27,14 +27,15 @@ def _shared(loop):
 
     return _share
 
-# %% ../../nbs/workshop/threads.ipynb #90b7615a
+# %% ../../nbs/workshop/threads.ipynb #a32ec0b3
 _PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
+_FEW_BYTES = 2**20  # which one thread reads and writes as fast as several
 
 def parts_for(
     nbytes: int,  # how many bytes are read and written
 ) -> int:  # 1 for a small array, and in a process that was forked
     "Return how many threads so many bytes are worth."
-    return numba.get_num_threads() if nbytes > 2**20 and os.getpid() == _PROCESS else 1
+    return numba.get_num_threads() if nbytes > _FEW_BYTES and os.getpid() == _PROCESS else 1
 
 # %% ../../nbs/workshop/threads.ipynb #a109ebf7
 def run_in_parts(
@@ -44,7 +45,8 @@ def run_in_parts(
     *args,  # the same for every part
 ) -> int:  # the largest of the answers
     "Run a loop on `x` and `out`, on several cores if that pays, and return its largest answer."
-    parts = parts_for(x.nbytes + out.nbytes)
+    nbytes = x.nbytes + out.nbytes
+    parts = parts_for(nbytes) if nbytes > _FEW_BYTES else 1
     if parts < 2 or min(len(x), len(out)) < 2 or not _ONE_AT_A_TIME.acquire(blocking=False):
         return loop(0, x, out, *args)
     try:
