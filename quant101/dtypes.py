@@ -394,7 +394,8 @@ def as_real_array(
     if type(x) is np.ndarray and x.dtype in _REAL_TYPES:
         return x
     try:
-        x = np.asarray(x)
+        with np.errstate(invalid="ignore"):  # NumPy would warn of a signalling NaN among numbers of several types
+            x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
     if x.dtype.kind not in "iu" and x.dtype.char not in "efd":
@@ -404,6 +405,13 @@ def as_real_array(
 # %% ../nbs/01_dtypes.ipynb #2d6fafdb
 _FLOAT32, _FLOAT64 = _layout(FP32), _Layout(52, 1023, 2**63 - 1, (2047 << 52) - 1, 2047 << 52, 4095 << 51, 1)
 
+def _converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    "Return `x` contiguous in a type. A signalling NaN is quiet then; NumPy is not to warn of it."
+    if x.dtype == dtype:
+        return x.astype(dtype, order="C", copy=False)
+    with np.errstate(invalid="ignore"):
+        return x.astype(dtype, order="C")
+
 def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     "The numbers `x` as the bits of float32 or float64 in a row, and the layout of those."
     if x.dtype.char == "f":
@@ -411,7 +419,7 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, _Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    x = _converted(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../nbs/01_dtypes.ipynb #f2fe6b33

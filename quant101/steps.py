@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, _result, _run, as_real_array
+from .dtypes import _as_int, _converted, _result, _run, as_real_array
 
 # %% ../nbs/02_steps.ipynb #310297c9
 def _nonzero_floats(x, name: str) -> np.ndarray:
@@ -193,10 +193,10 @@ def round_to_levels(
     and for stochastic rounding without a seed; TypeError if an argument is not real.
     Source: Gersho and Gray 1991, chapter 6 (nearest neighbor condition); ties: IEEE 754-2019, section 4.3.
     """
-    x, levels = as_real_array(x, "x"), as_real_array(levels, "levels").astype(np.float64)
+    x, levels = as_real_array(x, "x"), _converted(as_real_array(levels, "levels"), np.float64)
     if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
-    flat = x.astype(np.result_type(x.dtype, np.float32), order="C", copy=False).reshape(-1)
+    flat = _converted(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     out, mode = np.empty(flat.size), _mode(rounding)
     nans = _round_to_levels_rows(flat, levels, mode, _noise(mode, seed, flat.shape), out)
     _refuse_nan(x, nans)
@@ -503,13 +503,6 @@ def _plan(qparams, data: np.dtype | None, shape: tuple) -> _Plan:
     return qparams._plan(data, shape)
 
 # %% ../nbs/02_steps.ipynb #71e3c9d4
-def _converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    "Return `x` contiguous in a type; NaN is quiet then, and is found by the loop."
-    if x.dtype == dtype:
-        return x.astype(dtype, order="C", copy=False)
-    with np.errstate(invalid="ignore"):
-        return x.astype(dtype, order="C")
-
 def _by_rule(x: np.ndarray, qparams: QParams, mode: int, seed, out: np.ndarray) -> int:
     "Quantize by any rule of rounding; return how many NaN there were."
     scale, zero_point, qmin, qmax = _values_for(qparams, x.dtype)
@@ -650,8 +643,7 @@ def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        return x.astype(np.float64, order="C"), y.astype(np.float64, order="C")  # sums run in one order, whatever the layout
+    return _converted(x, np.float64), _converted(y, np.float64)  # contiguous: sums run in one order, whatever the layout
 
 # %% ../nbs/02_steps.ipynb #7bb77a0a
 def mse(

@@ -12,7 +12,7 @@ from numbers import Real
 import numpy as np
 from numba import njit
 
-from .dtypes import _as_int, _parts, _run, as_real_array
+from .dtypes import _as_int, _converted, _parts, _run, as_real_array
 from .steps import QParams, _channel_shapes, _check_place, dequantize, quantize
 
 # %% ../nbs/03_strategies.ipynb #1b7fabfe
@@ -79,7 +79,7 @@ def _as_floats(x) -> np.ndarray:
         raise ValueError(f"x must hold a value, so that a range can be found, got shape {x.shape}")
     if x.dtype.char in "fd":
         return x
-    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+    return _converted(x, np.float32 if x.dtype == np.float16 else np.float64)
 
 # %% ../nbs/03_strategies.ipynb #c9c87951
 def _code_range(bits, narrow) -> tuple[int, int]:

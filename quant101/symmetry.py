@@ -8,7 +8,7 @@ __all__ = ['symmetric_qparams', 'asymmetric_qparams']
 # %% ../nbs/05_symmetry.ipynb #d4c71d08
 import numpy as np
 
-from .dtypes import _as_int, as_real_array
+from .dtypes import _as_int, _converted, as_real_array
 from .steps import QParams
 
 # %% ../nbs/05_symmetry.ipynb #e308cfcd
@@ -23,8 +23,7 @@ def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
 # %% ../nbs/05_symmetry.ipynb #800ba221
 def _check_ends(lo, hi) -> tuple[np.ndarray, np.ndarray]:
     "Return `lo` and `hi` as float64 of one shape, widened to include 0."
-    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
-        lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
+    lo, hi = (_converted(as_real_array(end, name), np.float64) for name, end in (("lo", lo), ("hi", hi)))
     for name, end in (("lo", lo), ("hi", hi)):
         if not np.isfinite(end).all():
             raise ValueError(f"{name} must be finite, got {end[~np.isfinite(end)][0]}")
