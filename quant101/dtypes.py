@@ -8,8 +8,10 @@ __all__ = ['FP32', 'TF32', 'FP16', 'BF16', 'E4M3', 'E5M2', 'FloatFormat', 'decod
 # %% ../nbs/01_dtypes.ipynb #8e8543ca
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
@@ -202,8 +204,28 @@ def _shared(kernel):
 
     return _share
 
+# %% ../nbs/01_dtypes.ipynb #5e1c70b4
+def _is_forked() -> bool:
+    "Return whether this process may be a fork that has started no program of its own, on Linux, whose OpenMP minds."
+    if sys.platform != "linux":
+        return False
+    try:
+        stat = Path("/proc/self/stat").read_bytes()
+    except OSError:
+        return True
+    flags = int(stat.rpartition(b")")[2].split()[6])
+    return flags == 0 or bool(flags & 0x40)  # PF_FORKNOEXEC; 0 says nothing, as under an emulator
+
+def _threads_of() -> int:
+    "Return the number of the process that Numba's threads will belong to, or -1 if they are running and may be another's."
+    try:
+        numba.threading_layer()
+    except ValueError:  # they are not running
+        return os.getpid()
+    return -1 if _is_forked() else os.getpid()
+
 # %% ../nbs/01_dtypes.ipynb #a109ebf7
-_PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
+_PROCESS, _ONE_AT_A_TIME = _threads_of(), Lock()
 
 def _parts(nbytes: int) -> int:
     "Return how many threads so many bytes are worth."
