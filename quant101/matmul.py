@@ -7,9 +7,9 @@ __all__ = ['PackedWeights', 'pack_weights', 'unpack_weights', 'Instruction', 'in
            'instruction_alone', 'linear_int8', 'llm_int8_linear']
 
 # %% ../nbs/07_matmul.ipynb #20751a1b
+import ctypes
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_process_triple
 from numba import cfunc, njit, prange, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
@@ -233,18 +234,35 @@ _INSTRUCTIONS = (
     Instruction("portable", "", _dot_portable, lanes=8, rows=2, signed=False),
 )
 
-# %% ../nbs/07_matmul.ipynb #8c3ada74
-def _features() -> set[str]:
-    "Return LLVM's names of what this processor has, as far as Numba may use it."
-    flat = get_host_cpu_features() if numba.config.CPU_FEATURES is None else numba.config.CPU_FEATURES
-    found = {feature[1:] for feature in flat.split(",") if feature.startswith("+")}
-    if not flat and sys.platform == "darwin" and platform.machine() == "arm64":
-        found.add("dotprod")  # LLVM does not list the features of Apple's processors, all of which have this one
-    return found | {""}
-
 def _letters(name: str) -> str:
     "Return the letters and digits of a name in lower case: AVX-512 VNNI and avx512_vnni are one name."
     return "".join(filter(str.isalnum, name.lower()))
+
+# %% ../nbs/07_matmul.ipynb #8c3ada74
+def _listed() -> list[str]:
+    "Return the list of features with which Numba makes LLVM compile: LLVM's own, or the user's."
+    flat = get_host_cpu_features() if numba.config.CPU_FEATURES is None else numba.config.CPU_FEATURES
+    return flat.split(",") if flat else []
+
+def _arm_multiplies_bytes() -> bool:
+    "Ask the system whether this ARM processor has the dot product, which LLVM's list does not tell everywhere."
+    if sys.platform == "linux":
+        return bool(ctypes.CDLL(None).getauxval(16) >> 20 & 1)  # AT_HWCAP, HWCAP_ASIMDDP
+    if sys.platform == "win32":
+        return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(43))  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+    return sys.platform == "darwin"  # all of Apple's have it
+
+def _features() -> set[str]:
+    "Return LLVM's names of what this processor has, as far as Numba may use it."
+    found = {feature[1:] for feature in _listed() if feature.startswith("+")} | {""}
+    is_arm = get_process_triple().startswith(("aarch64", "arm64"))
+    return found | {"dotprod"} if numba.config.CPU_FEATURES is None and is_arm and _arm_multiplies_bytes() else found
+
+def _permit(builder, instruction: Instruction) -> None:
+    "Permit the instruction in the function that is being made, where LLVM's list of features lacks it."
+    if instruction.feature and f"+{instruction.feature}" not in _listed():
+        features = ",".join([*_listed(), f"+{instruction.feature}"])
+        set.add(builder.function.attributes, f'"target-features"="{features}"')  # llvmlite itself knows plain words only
 
 # %% ../nbs/07_matmul.ipynb #4f6ad770
 @cache
@@ -402,6 +420,7 @@ def _tile_of(instruction: Instruction, scaled: bool):
     @intrinsic
     def _tile(typingctx, a, stride, rows, b, groups, start, out, out_stride, x_scale, w_scale, bias):
         def generate(context, builder, signature, args):
+            _permit(builder, instruction)
             _emit_tile(builder, instruction, scaled, *args)
             return context.get_dummy_value()
         return types.void(*[types.int64] * len(_TILE)), generate
@@ -573,8 +592,7 @@ def _emit_chains(builder, instruction, steps, memory):
         builder.store(_load(builder, memory, place, vector), register)
     with cgutils.for_range(builder, steps):
         for register in sums:
-            value = builder.load(register)
-            builder.store(instruction.dot(builder, value, value, value), register)
+            builder.store(instruction.dot(builder, *[builder.load(register)] * 3), register)
     for register, place in zip(sums, places):
         _store(builder, builder.load(register), memory, place)
 
@@ -584,6 +602,7 @@ def _chains_kernel(instruction: Instruction):
     @intrinsic
     def _chains(typingctx, steps, memory):
         def generate(context, builder, signature, args):
+            _permit(builder, instruction)
             _emit_chains(builder, instruction, *args)
             return context.get_dummy_value()
         return types.void(types.int64, types.int64), generate

@@ -165,8 +165,16 @@ class QParams:
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee
 @njit
+def _quotient(x, scale):
+    quotient = np.float64(x / scale)
+    if quotient == 0.0:  # or so small that a processor which flushes to zero took it for 0
+        exact = np.float64(x) / np.float64(scale)
+        quotient = exact if abs(exact) > 2.0**-150 else 0.0
+    return quotient
+
+@njit
 def _quantize_one(x, scale, zero_point, qmin, qmax, mode, u):
-    q = _round(np.float64(x / scale), mode, u) + zero_point
+    q = _round(_quotient(x, scale), mode, u) + zero_point
     if q > qmax:
         return qmax
     if q >= qmin:

@@ -7,12 +7,14 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 from tests_support import needs, run
 
 from quant101 import matmul
@@ -51,7 +53,8 @@ def plain_linear(x, w, scale, bias=0):
     absmax = np.abs(x).max(axis=1, initial=0)
     with np.errstate(under="ignore"):
         x_scale = (absmax / np.float32(127)).astype(np.float32)
-    x_scale = np.where((x_scale < 2.0**-126) & (x_scale * np.float32(127) < absmax), np.nextafter(x_scale, np.float32(1)), x_scale)
+    short = x_scale.astype(np.float64) * 127 < absmax  # in float32 the product itself would be rounded
+    x_scale = np.where((x_scale < 2.0**-126) & short, np.nextafter(x_scale, np.float32(1)), x_scale)
     x_scale = np.where(absmax > 0, x_scale, np.float32(1))
     q = np.rint(x / x_scale[:, None]).astype(np.int8)
     scale = np.broadcast_to(np.float32(scale), len(w))
@@ -230,6 +233,59 @@ def test_features_follow_numba(monkeypatch):
     assert matmul._features() == {"sse2", "avx2", ""}
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avxvnni,+avx2")
     assert "avxvnni" in matmul._features() and "avx512vnni" not in matmul._features()
+
+
+def on_arm(monkeypatch, platform, answers):
+    "Let the chapter think that it runs on an ARM processor whose dot product LLVM does not list; the system `answers` its question."
+    system = SimpleNamespace(CDLL=lambda name: SimpleNamespace(getauxval=lambda kind: answers if kind == 16 else 0),
+                             windll=SimpleNamespace(kernel32=SimpleNamespace(IsProcessorFeaturePresent=lambda number: int(number == 43) & answers)))
+    monkeypatch.setattr(matmul, "get_process_triple", lambda: "arm64-apple-macosx" if platform == "darwin" else f"aarch64-unknown-{platform}")
+    monkeypatch.setattr(matmul, "get_host_cpu_features", lambda: "+neon,-sve")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(matmul, "sys", SimpleNamespace(platform=platform, executable=sys.executable))
+    monkeypatch.setattr(matmul, "ctypes", system)
+
+
+@pytest.mark.parametrize("platform, answers, found", [("linux", 1 << 20, True), ("linux", -1, True), ("linux", (1 << 20) - 1, False),
+                                                      ("win32", 1, True), ("win32", 0, False), ("darwin", 0, True), ("freebsd", 1, False)])
+def test_the_system_is_asked_for_the_dot_product_of_arm(monkeypatch, platform, answers, found):
+    on_arm(monkeypatch, platform, answers)
+    assert matmul._features() == {"neon", ""} | ({"dotprod"} if found else set())
+    monkeypatch.delenv("QUANT101_ISA", raising=False)
+    assert matmul._choose.__wrapped__("").name == ("NEON dot product" if found else "portable")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+neon")  # the user's word
+    assert matmul._features() == {"neon", ""}
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "")
+    assert matmul._features() == {""}
+
+
+def test_only_arm_is_asked(monkeypatch):
+    on_arm(monkeypatch, "linux", -1)
+    monkeypatch.setattr(matmul, "get_process_triple", lambda: X86)
+    assert matmul._features() == {"neon", ""}
+
+
+def test_llvm_may_use_what_it_does_not_list(monkeypatch):
+    "The function that holds the tile says for itself what its processor has."
+    on_arm(monkeypatch, "linux", 1 << 20)
+    instruction = next(i for i in matmul._INSTRUCTIONS if i.name == "NEON dot product")
+    tile = ir.Function(module := ir.Module(), ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(matmul._TILE)), "tile")
+    builder = ir.IRBuilder(tile.append_basic_block())
+    matmul._permit(builder, instruction)
+    matmul._emit_tile(builder, instruction, False, *tile.args)
+    builder.ret_void()
+    assert '"target-features"="+neon,-sve,+dotprod"' in str(module)
+    assert sum("sdot" in line for line in inner_loop(matmul._compile(str(module), ARM, "generic", "+neon,-sve"))) == 24
+
+
+@pytest.mark.parametrize("listed", ["+neon,+dotprod", "+dotprod"])
+def test_nothing_is_said_of_what_llvm_lists(monkeypatch, listed):
+    on_arm(monkeypatch, "linux", 1 << 20)
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", listed)
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f")
+    for instruction in matmul._INSTRUCTIONS[2:]:
+        matmul._permit(ir.IRBuilder(function.append_basic_block()), instruction)
+    assert not function.attributes
 
 
 def inner_loop(assembly):

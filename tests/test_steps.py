@@ -954,3 +954,12 @@ def test_nan_is_found_in_every_short_row(width):
         x[0, row * width + row % width] = np.nan
         with pytest.raises(ValueError, match=rf"^x must not hold NaN, got 1 of them, the first at index \(0, {row * width + row % width}\)"):
             quantize(x, qparams)
+
+
+@pytest.mark.parametrize("rule, function", [("up", np.ceil), ("down", np.floor), ("toward-zero", np.trunc), ("half-away", np.rint)])
+def test_quotients_near_the_end_of_float32(rule, function):
+    "Below half of the smallest subnormal number a float32 quotient is 0, and above it is not."
+    x = np.ldexp(np.float32([1, -1, 1.25, -1.5, 1.9999999, -1.0000001]), np.arange(-153, -120)[:, None]).astype(np.float32)
+    with np.errstate(under="ignore"):
+        for scale in np.float32([1, 2, 3, 1e10]):
+            assert np.array_equal(quantize(x, QParams(scale), rule), function(x / scale)), scale

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_codes, as_int, result_array
+from .arrays import as_codes, as_int, in_type, result_array
 from .threads import run_in_parts
 
 # %% ../../nbs/workshop/floats.ipynb #0bb5c2c5
@@ -47,8 +47,7 @@ def make_layout(
     return Layout(mantissa_bits, bias, mask, top, inf, nan, int(specials != "fnuz"))
 
 # %% ../../nbs/workshop/floats.ipynb #2d6fafdb
-_FLOAT16, _BFLOAT16 = make_layout(5, 10, 15, "ieee"), make_layout(8, 7, 127, "ieee")
-_FLOAT32, _FLOAT64 = make_layout(8, 23, 127, "ieee"), make_layout(11, 52, 1023, "ieee")
+_FLOAT16, _FLOAT32, _FLOAT64 = (make_layout(*numbers, "ieee") for numbers in ((5, 10, 15), (8, 23, 127), (11, 52, 1023)))
 
 # %% ../../nbs/workshop/floats.ipynb #b942c104
 def check_fields(
@@ -74,10 +73,21 @@ def check_fields(
 
 # %% ../../nbs/workshop/floats.ipynb #4107056c
 @njit
+def _decode_subnormal(mantissa, f):
+    number, exponent = np.float32(mantissa), 1 - f.bias - f.mantissa_bits
+    if exponent >= -126:
+        return number * np.int32((127 + exponent) << 23).view(np.float32)
+    bits = np.int32(number.view(np.int32) + (exponent << 23))
+    if bits >= 1 << 23:
+        return bits.view(np.float32)
+    return np.int32(mantissa << (149 + exponent)).view(np.float32)  # float32 is subnormal here too
+
+@njit
 def _decode_one(code, f, whole):
     magnitude = whole(code & f.mask)
-    scale = np.int32((254 - f.bias) << 23).view(np.float32)  # 2**(127 - bias)
-    value = np.int32(magnitude << (23 - f.mantissa_bits)).view(np.float32) * scale
+    value = np.int32(np.int32(magnitude << (23 - f.mantissa_bits)) + ((127 - f.bias) << 23)).view(np.float32)
+    if magnitude < 1 << f.mantissa_bits:
+        value = _decode_subnormal(np.int32(magnitude), f)
     if magnitude > f.max_code:
         value = np.float32(np.inf) if magnitude == f.inf_code and f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
@@ -109,17 +119,23 @@ def _converts_float16() -> bool:
 
 # %% ../../nbs/workshop/floats.ipynb #d9e07c35
 @njit
-def _decode_upper_half(code):
-    return np.int32(code << 16).view(np.float32)
+def _usual_nan(value):
+    return value if value == value else np.copysign(np.float32(np.nan), value)
 
 @njit
 def _decode_float16(code):
-    return _float16_value(code)
+    return _usual_nan(_float16_value(code))
 
 def _decoder_at_once(f: Layout):
     "Return what decodes the layout `f` in one step, or None if nothing does."
-    if f == _BFLOAT16:
-        return _decode_upper_half
+    shift = 23 - f.mantissa_bits
+
+    @njit
+    def _decode_upper_part(code):
+        return _usual_nan(np.int32(code << shift).view(np.float32))
+
+    if f.mask >> f.mantissa_bits == 255:  # eight bits of exponent, as in float32
+        return _decode_upper_part
     return _decode_float16 if f == _FLOAT16 and _converts_float16() else None
 
 # %% ../../nbs/workshop/floats.ipynb #3d9555c1
@@ -138,8 +154,7 @@ def _decoder(f: Layout):
     @njit(nogil=True)
     def _decode_rows(first, codes, out):
         for i in range(codes.size):
-            value = one(whole(codes[i]))
-            out[i] = value if value == value else np.copysign(np.float32(np.nan), value)
+            out[i] = one(whole(codes[i]))
         return 0
 
     return _decode_rows, bits, np.min_scalar_type(2**bits - 1)
@@ -165,7 +180,7 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    x = in_type(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../../nbs/workshop/floats.ipynb #ec8772f9
@@ -286,7 +301,8 @@ def _encoder(target: Layout, added: tuple, saturate: bool, shift_round, source: 
     "Return a function of bits and codes that encodes and answers with the largest magnitude, and the type of the codes."
     dtype = np.min_scalar_type(2 * target.mask + 1)
     target = target._replace(inf_code=target.max_code) if saturate else target
-    if source == _FLOAT32 and added == (_TIE_EVEN, _TIE_EVEN) and target.mask < 2**15:
+    flushed = target.bias < 127 <= target.bias + target.mantissa_bits  # a subnormal float32 may be more than 0, and none may be added
+    if source == _FLOAT32 and added == (_TIE_EVEN, _TIE_EVEN) and target.mask < 2**15 and not flushed:
         return partial(run_in_parts, _float32_encoder(target)), dtype
     rules = [_Added(*a, target.max_code if a == _CUT else target.inf_code) for a in added]
     loop = _any_encoder(shift_round)
