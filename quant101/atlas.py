@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from .steps import Rounding, _round
-from .workshop.arrays import as_real_array
+from .workshop.arrays import as_float32, as_real_array
 
 # %% ../nbs/06_atlas.ipynb #287336f0
 _CODES = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
@@ -232,12 +232,6 @@ def _rule(convention: Convention, word: str, qmin: int, qmax: int) -> _Rule:
                  int(convention.overflow == "wrap"), low, qmax)
 
 # %% ../nbs/06_atlas.ipynb #a37b138e
-def _as_float32(x, name: str) -> np.ndarray:
-    "Return `x` in float32, the type in which every library here computes."
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return as_real_array(x, name).astype(np.float32)
-
-
 def _per_value(array: np.ndarray, shape: tuple, name: str) -> np.ndarray:
     "Return `array` as a vector with one value, or with one per element of `shape`."
     if array.size == 1:
@@ -262,7 +256,7 @@ def quantize_as(
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
     word, qmin, qmax, storage = _codes_of(dtype, convention)
-    x, rule = _as_float32(x, "x"), _rule(convention, word, qmin, qmax)
+    x, rule = as_float32(x, "x"), _rule(convention, word, qmin, qmax)
     with np.errstate(all="ignore"):
         factor = _per_value(_factors(scale, convention, qmax), x.shape, "scale")
         zero_point = _per_value(_zero_points(zero_point, convention, qmin, qmax), x.shape, "zero_point")
@@ -340,7 +334,7 @@ def _span(convention: Convention, word: str, qmin: int, qmax: int) -> _Span:
 # %% ../nbs/06_atlas.ipynb #548ea0d5
 def _check_range(lo, hi) -> tuple:
     "Return lo and hi as float32 arrays of one shape, finite and in order."
-    lo, hi = _as_float32(lo, "lo"), _as_float32(hi, "hi")
+    lo, hi = as_float32(lo, "lo"), as_float32(hi, "hi")
     if lo.shape != hi.shape:
         raise ValueError(f"lo and hi must have the same shape, got {lo.shape} and {hi.shape}")
     for name, bound in (("lo", lo), ("hi", hi)):
@@ -460,7 +454,7 @@ def explain(
     Raises what `quantize_as` raises, and ValueError if no integer type is left for both conventions.
     Source: the rules of the two conventions, one at a time; the codes are those of `quantize_as`.
     """
-    x, dtype = _as_float32(x, "x"), _common_dtype(dtype, zero_point, a, b)
+    x, dtype = as_float32(x, "x"), _common_dtype(dtype, zero_point, a, b)
     p, q = (quantize_as(x, scale, zero_point, c, dtype).reshape(-1) for c in (a, b))
     where = np.flatnonzero(p != q)
     given = (x, as_real_array(scale, "scale"), _whole(zero_point))
