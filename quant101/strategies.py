@@ -47,7 +47,7 @@ class OutlierSplit:
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
-    outliers: np.ndarray  # these columns in full precision, x's floating type, shape (rows, k)
+    outliers: np.ndarray  # these columns as they were, x's floating type, shape (rows, k)
 
     @property
     def shape(self) -> tuple:
@@ -72,7 +72,7 @@ def split_outliers(
     threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, units of x
     bits: int = 8,  # bits of the codes of the other columns, 2 to 16
 ) -> OutlierSplit:
-    """Keep the columns with large values in full precision and quantize the rest, a scale per row.
+    """Keep the columns with large values as they are and quantize the rest, a scale per row.
 
     A row's scale reaches its largest magnitude outside the outlier columns. The threshold is taken
     in the type of `x`, float32 at least.
