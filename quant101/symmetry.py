@@ -26,7 +26,7 @@ def symmetric_qparams(
     `scale = 2 * max(|lo|, |hi|) / (qmax - qmin)`, computed in float64; a range of zeros has scale 1.
     Raises ValueError for a range that is not finite or upside down, shapes that do not fit and bits outside 2..16;
     TypeError for arguments of another kind.
-    Source: Krishnamoorthi 2018, section 2.2; Nagel et al. 2021, section 2.2.2.
+    Source: Krishnamoorthi 2018, section 2.2; Nagel et al. 2021, section 2.2.1.
     """
     qmin, qmax = code_range(bits, signed, narrow)
     low, high = range_ends(lo, hi)
