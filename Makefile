@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz bench
+.PHONY: lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -32,6 +32,10 @@ test: book
 # The tests, with the encoder of the samples and the large libraries that the atlas is compared with.
 oracles:
 	$(MAKE) test EXTRAS=test,model,oracles
+
+# What share of each chapter's page is lesson, public face and machinery, measured in a browser.
+lines: book
+	$(BIN)/python tools/lines.py
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

@@ -22,7 +22,7 @@ from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution",
-        ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell"}
+        ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export"}
 PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
 FONT = "stix-two-math.woff"

@@ -245,7 +245,7 @@ def inner_loop(assembly):
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 TARGETS = [("AVX-512 VNNI", X86, "cascadelake", "", r"vpdpbusd\s.*%zmm", 16), ("AVX-512 VNNI", X86, "sapphirerapids", "", r"vpdpbusd\s.*%zmm", 16),
            ("AVX-VNNI", X86, "alderlake", "", r"\{vex\}\s+vpdpbusd\s.*%ymm", 12), ("NEON dot product", ARM, "generic", "+dotprod", r"sdot\s+v\d+\.4s", 24),
-           ("NEON dot product", ARM, "neoverse-n1", "", r"sdot\s+v\d+\.4s", 24), ("NEON dot product", "arm64-apple-macosx", "apple-m1", "", r"sdot\.4s", 24)]
+           ("NEON dot product", ARM, "neoverse-n1", "", r"sdot\s+v\d+\.4s", 24), ("NEON dot product", "arm64-apple-macosx", "apple-m1", "", r"sdot(\.4s)?\b", 24)]  # older versions of LLVM print no more for Apple
 
 
 @pytest.mark.parametrize("name, triple, cpu, features, instruction, count", TARGETS, ids=lambda v: str(v)[:20])

@@ -20,6 +20,8 @@ def as_int(
     high: float = np.inf,  # the largest
 ) -> int:
     "Return `value` as an int. Raises TypeError for what is no integer and ValueError outside low..high."
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if not low <= value <= high:
@@ -105,7 +107,8 @@ def as_real_array(
     if type(x) is np.ndarray and x.dtype in _REAL_TYPES:
         return x
     try:
-        x = np.asarray(x)
+        with np.errstate(invalid="ignore"):  # NumPy would warn of a signalling NaN among numbers of several types
+            x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
     if x.dtype.kind not in "iu" and x.dtype.char not in "efd":
@@ -134,7 +137,7 @@ def as_floats(
         raise ValueError(f"{name} must hold a value, so that a range can be found, got shape {x.shape}")
     if x.dtype.char in "fd":
         return x
-    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+    return in_type(x, np.float32 if x.dtype == np.float16 else np.float64)
 
 # %% ../../nbs/workshop/arrays.ipynb #a759e6a9
 def check_finite(
@@ -151,7 +154,7 @@ def in_type(
     x: np.ndarray,  # real values
     dtype,  # the type to have them in
 ) -> np.ndarray:  # contiguous, in the order of the axes; `x` itself if it is that already
-    "Return `x` contiguous in a type."
+    "Return `x` contiguous in a type. A signalling NaN is quiet then; NumPy is not to warn of it."
     if x.dtype == dtype:
         return x.astype(dtype, order="C", copy=False)
     with np.errstate(invalid="ignore"):
@@ -188,7 +191,7 @@ def as_levels(
     levels,  # real values that rise, shape (n,), n >= 1
 ) -> np.ndarray:  # float64
     "Return `levels` as float64. Raises ValueError unless they are finite and strictly increasing, TypeError if not real."
-    levels = as_real_array(levels, "levels").astype(np.float64)
+    levels = in_type(as_real_array(levels, "levels"), np.float64)
     if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
     return levels
@@ -269,8 +272,9 @@ def result_array(
         raise TypeError(f"out must be an array or None, got {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out must be a writable, contiguous {np.dtype(dtype)} array of shape {shape}, got {out.dtype} of shape {out.shape}")
-    if any(np.may_share_memory(out, array) for array in read):
-        raise ValueError("out must not share memory with the other arguments, got an overlapping array")
+    for array in read:
+        if np.may_share_memory(out, array):
+            raise ValueError("out must not share memory with the other arguments, got an overlapping array")
     return np.asarray(out)
 
 # %% ../../nbs/workshop/arrays.ipynb #2a1c9bd3

@@ -6,7 +6,7 @@
 __all__ = ['extremes', 'Batch', 'as_batch', 'no_counts', 'count_values', 'fold', 'check_alike', 'rank', 'equal_bins',
            'library_bins', 'as_histogram', 'tensorrt_trace', 'onnxruntime_trace', 'modelopt_trace', 'squared_errors']
 
-# %% ../../nbs/workshop/counts.ipynb #1b0594e7
+# %% ../../nbs/workshop/counts.ipynb #23f6f21b
 import math
 from fractions import Fraction
 from functools import cache
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .arrays import as_int, as_real_array
+from .arrays import as_int, as_real_array, in_type
+from .sweep import INTEGERS
 from .threads import parts_for, run_in_parts
 
 # %% ../../nbs/workshop/counts.ipynb #e14876df
@@ -33,20 +34,18 @@ def _extremes_rows(first, patterns, out, mask):
     out[0, 0], out[0, 1] = _in_order(least, mask), _in_order(most, mask)
     return 0
 
-# %% ../../nbs/workshop/counts.ipynb #35f04c74
-_PATTERNS = {4: (np.dtype(np.int32), np.int32(2**31 - 1)), 8: (np.dtype(np.int64), np.int64(2**63 - 1))}  # by bytes of a float
-
+# %% ../../nbs/workshop/counts.ipynb #a12c9adc
 def extremes(
     x: np.ndarray,  # float32 or float64 in a row, at least one
 ) -> tuple[float, float]:  # a zero has no sign
     "Return the least and the largest value; one of them is not finite if any value is not."
-    ends, (whole, all_but_sign) = np.empty((parts_for(x.nbytes), 2), x.dtype), _PATTERNS[x.itemsize]
+    ends, (whole, all_but_sign) = np.empty((parts_for(x.nbytes), 2), x.dtype), INTEGERS[x.itemsize]
     ends[:] = x[0]  # a row for each thread
     run_in_parts(_extremes_rows, x.view(whole), ends.view(whole), all_but_sign)
     lo, hi = ends[0].tolist() if len(ends) == 1 else (float(ends[:, 0].min()), float(ends[:, 1].max()))
     return lo + 0.0, hi + 0.0
 
-# %% ../../nbs/workshop/counts.ipynb #b54d5e2e
+# %% ../../nbs/workshop/counts.ipynb #010313ef
 class Batch(NamedTuple):
     "Values in one row, float32 or float64, and what the check found out about them."
     values: np.ndarray
@@ -62,7 +61,7 @@ def as_batch(
 
     Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, if there is no value."""
     x = as_real_array(batch, name)
-    values = np.ascontiguousarray(x if x.dtype.char in "fd" else x.astype(np.float64)).reshape(-1)
+    values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64).reshape(-1)
     if not values.size and not empty:
         raise ValueError(f"{name} must hold at least one value, got none")
     lo, hi = extremes(values) if values.size else (math.inf, -math.inf)
@@ -183,7 +182,7 @@ def library_bins(
         place = np.minimum(np.abs(x) * x.dtype.type(bins) / reach, bins - 1).astype(np.int64)
     return np.bincount(place, minlength=bins), np.linspace(0, reach, bins + 1, dtype=x.dtype)
 
-# %% ../../nbs/workshop/counts.ipynb #64a47402
+# %% ../../nbs/workshop/counts.ipynb #2df31f8c
 def as_histogram(
     counts,  # whole numbers, shape (n,), n >= 2, none below 0 and not all 0
     edges,  # rising, shape (n + 1,)
@@ -195,7 +194,9 @@ def as_histogram(
         raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
     if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
         raise ValueError("edges must be finite and rise, got others")
-    if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
+        bad = (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any()
+    if bad:
         raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
     if not counts.sum(dtype=np.float64) < 2**62:
         raise ValueError(f"counts must add up to less than 2**62, got {counts.sum(dtype=np.float64):g}")
