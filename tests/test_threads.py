@@ -71,7 +71,7 @@ def test_large_arrays_are_cut_into_parts(monkeypatch):
     shared = threads._shared.__wrapped__
     monkeypatch.setattr(threads, "_shared", lambda kernel: shared(kernel).py_func)
     for parts in (2, 3, 7):
-        for name in ("workshop.threads.parts_for", "workshop.sweep.parts_for", "calibration._parts"):
+        for name in ("workshop.threads.parts_for", "workshop.sweep.parts_for", "workshop.counts.parts_for"):
             monkeypatch.setattr(f"quant101.{name}", lambda nbytes, parts=parts: parts if nbytes >= 2**20 else 1)
         for name, call in CALLS.items():
             assert call().tobytes() == whole[name].tobytes(), (parts, name)
