@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 
 from .steps import Rounding, _round
-from .workshop.arrays import as_kind
-from .workshop.conventions import as_float32, check_rules, codes_by, common_type, reasons_for, scales_by, taken
+from .workshop.arrays import as_float32, as_kind
+from .workshop.conventions import check_rules, codes_by, common_type, reasons_for, scales_by, taken
 
 # %% ../nbs/06_atlas.ipynb #287336f0
 _WORDS = {
@@ -125,7 +125,7 @@ def _place(x, factor, zero_point, rule):
 
 # %% ../nbs/06_atlas.ipynb #0a0281b0
 @njit
-def _store(q, rule):
+def _fit(q, rule):
     if np.isnan(q):
         return rule.nan
     if rule.wraps:
@@ -133,7 +133,7 @@ def _store(q, rule):
         q -= 256.0 if q > 127.0 and rule.qmin < 0 else 0.0
     return np.int64(min(max(q, np.float64(rule.qmin)), np.float64(rule.qmax)))
 
-_CODE = _factor_of, _place, _store  # what a code is made by
+_CODE = _factor_of, _place, _fit  # what a code is made by
 
 # %% ../nbs/06_atlas.ipynb #546a71b1
 def quantize_as(

@@ -47,6 +47,14 @@ FP32, TF32 = FloatFormat("FP32", 8, 23), FloatFormat("TF32", 8, 10)
 FP16, BF16 = FloatFormat("FP16", 5, 10), FloatFormat("BF16", 8, 7)
 E4M3, E5M2 = FloatFormat("E4M3", 4, 3, specials="fn"), FloatFormat("E5M2", 5, 2)
 
+# %% ../nbs/01_dtypes.ipynb #d0c0de01
+@njit
+def _decode_magnitude(code, mantissa_bits, bias):
+    if code < 1 << mantissa_bits:  # the stored exponent is 0
+        step = np.int32((127 + 1 - bias - mantissa_bits) << 23).view(np.float32)  # smallest subnormal
+        return np.float32(code) * step
+    return np.int32((code << (23 - mantissa_bits)) + ((127 - bias) << 23)).view(np.float32)
+
 # %% ../nbs/01_dtypes.ipynb #aa48a613
 def decode(
     codes,  # integers of any shape, each 0..2**fmt.bits - 1
@@ -57,13 +65,19 @@ def decode(
 
     Raises TypeError for codes that are no integers and ValueError for one that has more bits than the format.
     Source: IEEE 754-2019, section 3.4; for E4M3 and E5M2 Micikevicius et al. 2022, table 1."""
-    return decode_floats(codes, as_kind(fmt, FloatFormat, "fmt")._layout, out)
+    return decode_floats(codes, as_kind(fmt, FloatFormat, "fmt")._layout, _decode_magnitude, out)
 
 # %% ../nbs/01_dtypes.ipynb #ec8772f9
-_CUT, _AWAY, _TIE_EVEN, _TIE_AWAY, _TIE_IN = (0, 0, 0), (2, 1, 0), (1, 1, 1), (1, 0, 0), (1, 1, 0)
+_CUT, _AWAY = (0, 0, 0), (2, 1, 0)  # half steps, less, whether the last kept bit too
+_TIE_EVEN, _TIE_AWAY, _TIE_IN = (1, 1, 1), (1, 0, 0), (1, 1, 0)
 _ROUNDING = {  # for a positive and for a negative number
-    "half-even": (_TIE_EVEN, _TIE_EVEN), "half-away": (_TIE_AWAY, _TIE_AWAY), "half-up": (_TIE_AWAY, _TIE_IN),
-    "down": (_CUT, _AWAY), "up": (_AWAY, _CUT), "toward-zero": (_CUT, _CUT)}
+    "half-even": (_TIE_EVEN, _TIE_EVEN),
+    "half-away": (_TIE_AWAY, _TIE_AWAY),
+    "half-up": (_TIE_AWAY, _TIE_IN),
+    "down": (_CUT, _AWAY),
+    "up": (_AWAY, _CUT),
+    "toward-zero": (_CUT, _CUT),
+}
 _SATURATES = {"ieee": False, "saturate": True}
 
 # %% ../nbs/01_dtypes.ipynb #7a82ce18

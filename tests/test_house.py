@@ -232,11 +232,66 @@ def test_public_names_are_documented(path):
         if callable(thing) and getattr(thing, "__module__", "") == module.__name__:
             assert thing.__doc__ and thing.__doc__.strip(), f"{name} has no docstring"
             if not isinstance(thing, type):
-                missing = [k for k, v in docments(thing).items() if v is None and k not in ("return", "args", "kwargs")]
+                missing = [k for k, v in docments(inspect.unwrap(thing)).items() if v is None and k not in ("return", "args", "kwargs")]
                 assert not missing, f"{name}: no docment for {missing}"
 
 
+# A chapter's page is prose, formulas and short public functions; all else stands once, in the workshop
+
 CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
+NOT_YET_MOVED = {"calibration"}  # their machinery is to follow; this must shrink to nothing
+
+
+def body_lines(function):
+    "Lines of a function's body, from the first statement after the docstring to the last."
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def machinery(source):
+    "What a chapter's module holds besides scalar kernels, constants, classes and short public functions."
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("_"):
+            bare = [ast.unparse(d) for d in node.decorator_list] == ["njit"]
+            found += [node.name] if not bare or body_lines(node) > 8 else []
+        elif isinstance(node, ast.ClassDef) and node.name.startswith("_"):
+            found.append(node.name)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            functions = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef)]
+            found += [f.name for f in functions if body_lines(f) > 10]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):  # a constant; a lambda would be a function in disguise
+            found += [ast.unparse(node)] if isinstance(node.value, ast.Lambda) else []
+    return found
+
+
+@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c not in NOT_YET_MOVED])
+def test_a_chapter_holds_no_machinery(chapter):
+    assert machinery((ROOT / f"quant101/{chapter}.py").read_text(encoding="utf8")) == []
+
+
+def test_chapters_that_have_moved_are_struck_off_the_list():
+    assert [c for c in NOT_YET_MOVED if not machinery((ROOT / f"quant101/{c}.py").read_text(encoding="utf8"))] == []
+
+
+def test_machinery_would_be_seen():
+    kernel, longer = "@njit\ndef _k(x):\n" + 7 * "    x += 1\n" + "    return x\n", "    x += 1\n"
+    assert machinery(kernel + "_TABLE = {1: 2}\ndef f(x):\n    'Doc.'\n" + 10 * "    x += 1\n") == []
+    for source in (kernel + longer, kernel.replace("@njit", "@njit(nogil=True)"), "def _h(x):\n    return x\n", "class _C:\n    pass\n"):
+        assert machinery(source)
+    assert machinery("def f(x):\n" + 11 * longer) == ["f"] and machinery("_f = lambda x: x\n")
+
+
+def test_no_private_helper_stands_twice():
+    names = {}
+    for path in MODULES:
+        if module_name(path) not in NOT_YET_MOVED:
+            for node in ast.parse(path.read_text(encoding="utf8")).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_"):
+                    names.setdefault(node.name, []).append(module_name(path))
+    assert {name: modules for name, modules in names.items() if len(modules) > 1} == {}
+
+
 WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly"}  # they check, choose, compile
 
 

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_codes, as_int, result_array
+from .arrays import as_codes, as_int, in_type, result_array
 from .threads import run_in_parts
 
 # %% ../../nbs/workshop/floats.ipynb #0bb5c2c5
@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     signed_zero: int  # 1 where -0 has a code of its own
 
 # %% ../../nbs/workshop/floats.ipynb #49235682
+@cache
 def make_layout(
     exponent_bits: int,  # bits of the exponent
     mantissa_bits: int,  # bits of the mantissa
@@ -73,21 +74,19 @@ def check_fields(
 
 # %% ../../nbs/workshop/floats.ipynb #4107056c
 @njit
-def _decode_subnormal(mantissa, f):
-    number, exponent = np.float32(mantissa), 1 - f.bias - f.mantissa_bits
-    if exponent >= -126:
-        return number * np.int32((127 + exponent) << 23).view(np.float32)
-    bits = np.int32(number.view(np.int32) + (exponent << 23))
+def _decode_low(mantissa, f):
+    exponent = 1 - f.bias - f.mantissa_bits
+    bits = np.int32(np.float32(mantissa).view(np.int32) + (exponent << 23))
     if bits >= 1 << 23:
         return bits.view(np.float32)
     return np.int32(mantissa << (149 + exponent)).view(np.float32)  # float32 is subnormal here too
 
 @njit
-def _decode_one(code, f, whole):
+def _decode_one(code, f, whole, decode_magnitude):
     magnitude = whole(code & f.mask)
-    value = np.int32(np.int32(magnitude << (23 - f.mantissa_bits)) + ((127 - f.bias) << 23)).view(np.float32)
-    if magnitude < 1 << f.mantissa_bits:
-        value = _decode_subnormal(np.int32(magnitude), f)
+    value = decode_magnitude(magnitude, f.mantissa_bits, f.bias)
+    if f.bias + f.mantissa_bits > 127 and magnitude < 1 << f.mantissa_bits:
+        value = _decode_low(np.int32(magnitude), f)
     if magnitude > f.max_code:
         value = np.float32(np.inf) if magnitude == f.inf_code and f.inf_code < f.nan_code else np.float32(np.nan)
     if code == f.nan_code:
@@ -140,14 +139,14 @@ def _decoder_at_once(f: Layout):
 
 # %% ../../nbs/workshop/floats.ipynb #3d9555c1
 @cache
-def _decoder(f: Layout):
+def _decoder(f: Layout, decode_magnitude):
     "Return the loop that decodes a layout, the bits of its codes, and their type."
     bits = f.mask.bit_length() + 1
     whole = np.int32 if bits <= 16 else np.int64
 
     @njit
     def _by_fields(code):
-        return _decode_one(code, f, whole)
+        return _decode_one(code, f, whole, decode_magnitude)
 
     one = _decoder_at_once(f) or _by_fields
 
@@ -163,10 +162,11 @@ def _decoder(f: Layout):
 def decode_floats(
     codes,  # whole numbers of any shape, none with more bits than the format
     f: Layout,  # of the format that they are codes of
+    decode_magnitude,  # kernel: (code without its sign, mantissa_bits, bias) -> float32
     out=None,  # where the result goes, contiguous float32 of their shape; None: a new array
 ) -> np.ndarray:  # float32, their shape
     "Return the numbers that codes stand for, exactly. Raises as `as_codes` and `result_array` do."
-    loop, bits, dtype = _decoder(f)
+    loop, bits, dtype = _decoder(f, decode_magnitude)
     codes = as_codes(codes, bits)
     out = result_array(out, codes.shape, np.float32, codes)
     run_in_parts(loop, codes.astype(dtype, copy=False).reshape(-1), out.reshape(-1))
@@ -180,11 +180,11 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    x = in_type(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../../nbs/workshop/floats.ipynb #ec8772f9
-class _Rule(NamedTuple):
+class _Added(NamedTuple):
     "What is added to a significand before its low bits are cut off, and where a number goes that is too large then."
     halves: int  # half steps
     less: int  # minus this
@@ -304,7 +304,7 @@ def _encoder(target: Layout, added: tuple, saturate: bool, shift_round, source: 
     flushed = target.bias < 127 <= target.bias + target.mantissa_bits  # a subnormal float32 may be more than 0, and none may be added
     if source == _FLOAT32 and added == (_TIE_EVEN, _TIE_EVEN) and target.mask < 2**15 and not flushed:
         return partial(run_in_parts, _float32_encoder(target)), dtype
-    rules = [_Rule(*a, target.max_code if a == _CUT else target.inf_code) for a in added]
+    rules = [_Added(*a, target.max_code if a == _CUT else target.inf_code) for a in added]
     loop = _any_encoder(shift_round)
     return lambda bits, out: loop(bits, source, target, *rules, out), dtype
 
