@@ -239,7 +239,6 @@ def test_public_names_are_documented(path):
 # A chapter's page is prose, formulas and short public functions; all else stands once, in the workshop
 
 CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
-NOT_YET_MOVED = {"atlas"}  # their machinery is to follow; this must shrink to nothing
 
 
 def body_lines(function):
@@ -265,13 +264,9 @@ def machinery(source):
     return found
 
 
-@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c not in NOT_YET_MOVED])
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_holds_no_machinery(chapter):
     assert machinery((ROOT / f"quant101/{chapter}.py").read_text(encoding="utf8")) == []
-
-
-def test_chapters_that_have_moved_are_struck_off_the_list():
-    assert [c for c in NOT_YET_MOVED if not machinery((ROOT / f"quant101/{c}.py").read_text(encoding="utf8"))] == []
 
 
 def test_machinery_would_be_seen():
@@ -285,10 +280,9 @@ def test_machinery_would_be_seen():
 def test_no_private_helper_stands_twice():
     names = {}
     for path in MODULES:
-        if module_name(path) not in NOT_YET_MOVED:
-            for node in ast.parse(path.read_text(encoding="utf8")).body:
-                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_"):
-                    names.setdefault(node.name, []).append(module_name(path))
+        for node in ast.parse(path.read_text(encoding="utf8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_"):
+                names.setdefault(node.name, []).append(module_name(path))
     assert {name: modules for name, modules in names.items() if len(modules) > 1} == {}
 
 
