@@ -22,7 +22,7 @@ import yaml
 from fastcore.docments import docments
 from packaging.specifiers import SpecifierSet
 from tests_clock import assertions_on_times
-from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, module_name, run
+from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, module_name, public_names, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
 import quant101_book  # noqa: E402
@@ -127,7 +127,7 @@ def test_notebook_runs(path):
 # Three layers, and arrows only go down: tools stand on everything, a chapter on the workshop and on earlier chapters,
 # a room of the workshop on the rooms before it. The table of contents says which is which, and in what order.
 
-PARTS = {"The workshop": "workshop", "The course": "course", "Measured": "tools"}
+PARTS = {"The workshop": "workshop", "The course": "course", "Measured": "tools", "References": "references"}
 
 
 class Page(NamedTuple):
@@ -165,12 +165,12 @@ def pages():
 def arrows_that_go_up(pages):
     "Every import that does not go down, as (page, module)."
     pages = [page._replace(imported=page.imported - {page.module}) for page in pages]
-    rooms, chapters = ([p.module for p in pages if PARTS.get(p.part) == layer] for layer in ("workshop", "course"))
+    rooms, chapters, tools = ([p.module for p in pages if PARTS.get(p.part) == layer] for layer in ("workshop", "course", "tools"))
     found = []
     for page in pages:
         below = {"workshop": rooms[: rooms.index(page.module)] if page.module in rooms else [],
                  "course": [*rooms, *(chapters[: chapters.index(page.module)] if page.module in chapters else [])],
-                 "tools": ["", *rooms, *chapters]}[PARTS[page.part]]
+                 "tools": ["", *rooms, *chapters], "references": ["", *rooms, *chapters, *tools]}[PARTS[page.part]]
         found += [(page.module, name) for name in sorted(page.imported - set(below))]
     return found
 
@@ -299,6 +299,38 @@ def test_public_functions_say_what_they_raise_and_where_their_formula_comes_from
         assert re.search(r"\bRaises?\b", said), f"{name} does not say what it raises"
         if name not in WITHOUT_A_FORMULA:
             assert re.search(r"\bSource: \w", said), f"{name} names no source"
+
+
+# The API reference
+
+
+def examples():
+    "What stands in an `#| api:` line of the reference, with the lines of its example."
+    for cell in code_cells(ROOT / "nbs/api.ipynb"):
+        if named := re.match(r"#\| api: (.+)", cell):
+            lines = [line for line in cell.splitlines() if not line.startswith("#|")]
+            yield from ((name, lines) for name in named[1].split())
+
+
+def test_every_public_name_has_an_example():
+    found, short = dict(examples()), {"plots", "bench"}  # these two are listed in short, with one example each
+    missing = [name for name, module, _ in public_names() if (module if module in short else name) not in found]
+    assert not missing, f"nbs/api.ipynb has no example for {missing}"
+    assert set(found) == short | {name for name, module, _ in public_names() if module not in short}
+    assert len(found) == len(list(examples())), "a name has two entries"
+    assert all(1 <= len(lines) <= 4 for lines in found.values())
+
+
+def test_the_reference_is_in_the_order_of_the_chapters():
+    homes = {name: module for name, module, _ in public_names()}
+    order = list(dict.fromkeys(homes.get(name, name) for name, _ in examples()))
+    chapters = [page.module for page in pages() if page.part == "The course"]
+    assert [module for module in order if module in chapters] == order[: len(chapters)] == chapters
+
+
+def test_the_reference_is_made_again_when_a_docstring_changes():
+    read = quant101_book.package_files("\n".join(code_cells(ROOT / "nbs/api.ipynb")))
+    assert {ROOT / f"quant101/{module}.py" for _, module, _ in public_names()} <= set(read)
 
 
 def sources():
