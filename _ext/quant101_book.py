@@ -18,6 +18,7 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from fontTools.ttLib import TTFont
+from quant101_api import Entry, with_entries, with_links
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,11 +100,14 @@ def read_notebook(app, docname, source):
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
     files = [*package_files(python), ROOT / "constraints.txt"]
-    for file in [*files, Path(__file__)]:
+    for file in [*files, Path(__file__), Path(__file__).with_name("quant101_api.py")]:
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
-    notebook["cells"] = [c for c in notebook["cells"] if c["cell_type"] != "code" or apply_directives(c)]
+    cells = with_entries(notebook["cells"])
+    if "nbs/api" in app.env.found_docs and (module := re.search(r"^#\| default_exp ([\w.]+)", python, re.M)):
+        cells = with_links(cells, module[1])
+    notebook["cells"] = [c for c in cells if c["cell_type"] != "code" or apply_directives(c)]
     offer_download(notebook["cells"], path.name)
     source[0] = json.dumps(notebook)
 
@@ -159,6 +163,7 @@ def setup(app):
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
     app.connect("build-finished", copy_assets)
+    app.add_directive("api-entry", Entry)
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.add_css_file("book.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

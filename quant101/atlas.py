@@ -9,17 +9,15 @@ __all__ = ['ONNX', 'ORT', 'ORT_SYMMETRIC', 'TORCH', 'TORCH_INT32', 'TORCH_PER_CH
 
 # %% ../nbs/06_atlas.ipynb #fdbdfa8d
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from .steps import Rounding, _round
-from .workshop.arrays import as_real_array
+from .workshop.arrays import as_float32, as_kind
+from .workshop.conventions import check_rules, codes_by, common_type, reasons_for, scales_by, taken
 
 # %% ../nbs/06_atlas.ipynb #287336f0
-_CODES = {"int2": (-2, 1), "uint2": (0, 3), "int4": (-8, 7), "uint4": (0, 15), "int8": (-128, 127), "uint8": (0, 255),
-          "int16": (-32768, 32767), "uint16": (0, 65535), "int32": (-(2**31), 2**31 - 1)}
 _WORDS = {
     "ratio": {"divide": "divides by the scale", "reciprocal": "multiplies by 1 / scale, which was rounded before",
               "peak": "multiplies by qmax / absmax, which was rounded before",
@@ -38,29 +36,6 @@ _WORDS = {
     "below": {"keep": "keeps a tiny scale", "one": "replaces a tiny scale by 1", "floor": "raises a tiny scale",
               "refuse": "does not define a range of 0"},
 }
-_KINDS = dict.fromkeys(["name", *_WORDS], str) | dict.fromkeys(["dtypes", "narrow"], tuple) | {
-    "ranged": tuple | None, "offset": int | float, "floor": int | float, "dead": int | float | None, "only_zero": int | None}
-
-# %% ../nbs/06_atlas.ipynb #056e9947
-def _check_fields(convention) -> None:
-    "Raise TypeError for a field of another kind, ValueError for an unknown word or integer type."
-    for field, kinds in _KINDS.items():
-        value = getattr(convention, field)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise TypeError(f"{field} must be of type {kinds}, got {type(value).__name__}")
-    for field, words in _WORDS.items():
-        if getattr(convention, field) not in words:
-            raise ValueError(f"{field} must be one of {', '.join(words)}, got {getattr(convention, field)!r}")
-    for field in ("dtypes", "narrow", "ranged"):
-        if bad := [dtype for dtype in getattr(convention, field) or () if not isinstance(dtype, str) or dtype not in _CODES]:
-            raise ValueError(f"{field} must be of {', '.join(_CODES)}, got {bad[0]!r}")
-    for field in ("offset", "floor", "dead"):
-        if not abs(getattr(convention, field) or 0) <= float(np.finfo(np.float32).max):
-            raise ValueError(f"{field} must be a number of float32, got {getattr(convention, field)!r:.40}")
-    if convention.dead is not None and convention.ratio == "divide":
-        raise ValueError("dead must be None where ratio is 'divide', since nothing can be divided by a scale of 0")
-    if convention.span == "signed" and any(_CODES[dtype][0] >= (convention.only_zero or 0) for dtype in convention.dtypes):
-        raise ValueError(f"only_zero must exceed the smallest code where span is 'signed', got {convention.only_zero}")
 
 # %% ../nbs/06_atlas.ipynb #24e23706
 @dataclass(frozen=True)
@@ -85,7 +60,7 @@ class Convention:
     ranged: tuple | None = None  # types with a rule for scale and zero point; None: all of `dtypes`
 
     def __post_init__(self):
-        _check_fields(self)
+        check_rules(vars(self), _WORDS)
 
 # %% ../nbs/06_atlas.ipynb #1e59d6de
 ONNX = Convention("ONNX", ("int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16"), nan="refuse",
@@ -114,17 +89,17 @@ GGML = Convention("GGML", ("int8",), ratio="reciprocal", rounding="half-away", n
 GGML_Q4_0 = replace(GGML, name="GGML_Q4_0", dtypes=("uint4",), zero_point="before", offset=0.5, rounding="toward-zero",
                     only_zero=8, span="signed")
 
-# %% ../nbs/06_atlas.ipynb #bef6bc71
-class _Rule(NamedTuple):
-    "What the kernel needs to know of a convention: whole numbers and one float32."
-    divides: int  # 1: x / factor; 0: x * factor
-    order: int  # when the zero point is added: an index into _WORDS["zero_point"]
-    offset: np.float32
-    mode: int  # an index into Rounding
-    nan: int  # the code of NaN
-    wraps: int  # 1: keep the low 8 bits
-    qmin: int
-    qmax: int
+# %% ../nbs/06_atlas.ipynb #c0293f75
+_DIVIDE, _RECIPROCAL, _PEAK_RATIO, _PEAK_RECIPROCAL = range(4)
+
+@njit
+def _factor_of(step, ratio, dead, qmax):
+    if ratio == _DIVIDE:
+        return step
+    if abs(step) <= dead:
+        return np.float32(0.0)
+    top = np.float32(1 if ratio == _RECIPROCAL else qmax)
+    return np.float32(1.0) / step * top if ratio == _PEAK_RECIPROCAL else top / step
 
 # %% ../nbs/06_atlas.ipynb #a5c4dc7f
 @njit
@@ -140,18 +115,17 @@ def _multiply_add(x, y, z):
 # %% ../nbs/06_atlas.ipynb #66cbfe90
 _AFTER, _BEFORE, _FUSED = range(3)
 
-
 @njit
 def _place(x, factor, zero_point, rule):
-    v = x / factor if rule.divides else x * factor
+    v = x / factor if rule.ratio == _DIVIDE else x * factor
     z = np.float32(zero_point) + rule.offset if rule.order != _AFTER else rule.offset
-    v = _multiply_add(x, factor, z) if rule.order == _FUSED and not rule.divides else np.float32(v + z)
+    v = _multiply_add(x, factor, z) if rule.order == _FUSED and rule.ratio != _DIVIDE else np.float32(v + z)
     q = _round(np.float64(v), rule.mode, 0.0)
     return q + zero_point if rule.order == _AFTER else q
 
 # %% ../nbs/06_atlas.ipynb #0a0281b0
 @njit
-def _store(q, rule):
+def _fit(q, rule):
     if np.isnan(q):
         return rule.nan
     if rule.wraps:
@@ -159,93 +133,7 @@ def _store(q, rule):
         q -= 256.0 if q > 127.0 and rule.qmin < 0 else 0.0
     return np.int64(min(max(q, np.float64(rule.qmin)), np.float64(rule.qmax)))
 
-# %% ../nbs/06_atlas.ipynb #b4b31b1f
-@njit
-def _quantize_as_rows(x, factor, zero_point, rule, out):
-    nans, per_value, per_zero = 0, factor.size > 1, zero_point.size > 1
-    for i in range(x.size):
-        q = _place(x[i], factor[i * per_value], zero_point[i * per_zero], rule)
-        nans += np.isnan(q)
-        out[i] = _store(q, rule)
-    return nans
-
-# %% ../nbs/06_atlas.ipynb #6816aac7
-def _codes_of(dtype, convention: Convention, dtypes: tuple | None = None) -> tuple:
-    "Return name, smallest code, largest code and storage type of an integer type that the convention has."
-    if not isinstance(convention, Convention):
-        raise TypeError(f"convention must be a Convention, got {type(convention).__name__}")
-    dtypes = convention.dtypes if dtypes is None else dtypes
-    try:
-        word = dtype if isinstance(dtype, str) and dtype in _CODES else np.dtype(dtype).name
-    except TypeError:
-        raise TypeError(f"dtype must be an integer type or its name, got {dtype!r}") from None
-    if word not in dtypes:
-        raise ValueError(f"dtype must be one of {', '.join(dtypes) or 'none'} for {convention.name}, got {word}")
-    qmin, qmax = _CODES[word]
-    return word, qmin, qmax, np.dtype(("int" if qmin < 0 else "uint") + str(max(8, int(word.strip("uint")))))
-
-# %% ../nbs/06_atlas.ipynb #c0293f75
-def _factors(scale, convention: Convention, qmax: int) -> np.ndarray:
-    "Return what x is divided or multiplied by, in float32: the scale, its reciprocal or qmax / absmax."
-    scale = as_real_array(scale, "scale").astype(np.float64)
-    kept = np.float32(scale * qmax if convention.ratio.startswith("peak") else scale)
-    lowest = -np.inf if convention.span == "signed" else 0.0
-    good = np.isfinite(kept) & (kept >= lowest if convention.dead is not None else kept > lowest)
-    if not good.all():
-        rule = "at least" if convention.dead is not None else "greater than"
-        rule = "finite" if lowest else f"finite and {rule} 0"
-        raise ValueError(f"scale must be {rule} in float32 for {convention.name}, got {scale[~good].flat[0]}")
-    if convention.ratio == "divide":
-        return kept
-    factor = np.float32(qmax if convention.ratio == "peak" else 1) / kept
-    factor = factor * np.float32(qmax if convention.ratio == "peak-reciprocal" else 1)
-    return factor if convention.dead is None else np.where(np.abs(kept) <= convention.dead, np.float32(0), factor)
-
-# %% ../nbs/06_atlas.ipynb #abd60114
-def _whole(zero_point) -> np.ndarray:
-    "Return the zero points as an array of integers."
-    array = as_real_array(zero_point, "zero_point")
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"zero_point must be an integer, got {array.dtype}")
-    return array.astype(np.int64) if array.dtype.kind == "f" else array
-
-# %% ../nbs/06_atlas.ipynb #855a0beb
-def _zero_points(zero_point, convention: Convention, qmin: int, qmax: int) -> np.ndarray:
-    "Return the zero points as int64 after a check that the convention and the type have them."
-    array = _whole(zero_point)
-    outside = array[(array < qmin) | (array > qmax)]
-    if outside.size:
-        raise ValueError(f"zero_point must lie in {qmin}..{qmax}, got {outside.flat[0]}")
-    other = array[array != convention.only_zero] if convention.only_zero is not None else array.reshape(-1)[:0]
-    if other.size:
-        raise ValueError(f"zero_point must be {convention.only_zero} for {convention.name}, got {other.flat[0]}")
-    return array.astype(np.int64)
-
-# %% ../nbs/06_atlas.ipynb #027a6ad0
-def _rule(convention: Convention, word: str, qmin: int, qmax: int) -> _Rule:
-    "Return the convention in the numbers that the kernel works with."
-    order = list(_WORDS["zero_point"]).index(convention.zero_point)
-    mode = list(Rounding).index(Rounding(convention.rounding))
-    nan = {"qmin": qmin, "qmax": qmax}.get(convention.nan, 0)
-    low = qmin + (convention.overflow == "narrow" and word in convention.narrow)
-    return _Rule(int(convention.ratio == "divide"), order, np.float32(convention.offset), mode, nan,
-                 int(convention.overflow == "wrap"), low, qmax)
-
-# %% ../nbs/06_atlas.ipynb #a37b138e
-def _as_float32(x, name: str) -> np.ndarray:
-    "Return `x` in float32, the type in which every library here computes."
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return as_real_array(x, name).astype(np.float32)
-
-
-def _per_value(array: np.ndarray, shape: tuple, name: str) -> np.ndarray:
-    "Return `array` as a vector with one value, or with one per element of `shape`."
-    if array.size == 1:
-        return array.reshape(-1)
-    try:
-        return np.ascontiguousarray(np.broadcast_to(array, shape)).reshape(-1)
-    except ValueError:
-        raise ValueError(f"{name} must broadcast to x with shape {shape}, got shape {array.shape}") from None
+_CODE = _factor_of, _place, _fit  # what a code is made by
 
 # %% ../nbs/06_atlas.ipynb #546a71b1
 def quantize_as(
@@ -261,37 +149,15 @@ def quantize_as(
     defines no code for it; TypeError if an argument is not real.
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
-    word, qmin, qmax, storage = _codes_of(dtype, convention)
-    x, rule = _as_float32(x, "x"), _rule(convention, word, qmin, qmax)
-    with np.errstate(all="ignore"):
-        factor = _per_value(_factors(scale, convention, qmax), x.shape, "scale")
-        zero_point = _per_value(_zero_points(zero_point, convention, qmin, qmax), x.shape, "zero_point")
-        out = np.empty(x.size, storage)
-        nans = _quantize_as_rows(x.reshape(-1), factor, zero_point, rule, out)
-    if nans and convention.nan == "refuse":
-        raise ValueError(f"x must not give NaN, for which {convention.name} has no code, got {nans} of them")
-    return out.reshape(x.shape)
-
-# %% ../nbs/06_atlas.ipynb #a65648d5
-class _Span(NamedTuple):
-    "What the kernel needs to know to make a scale and a zero point."
-    span: int  # an index into _WORDS["span"]
-    qmin: int
-    qmax: int
-    middle: int  # the zero point of every range, unless the span is "both"
-    single: int  # 1: every step is rounded to float32
-    apart: int  # 1: lo / scale is rounded before the subtraction
-    floor: float
-    below: int  # an index into _WORDS["below"]
+    rules = vars(as_kind(convention, Convention, "convention"))
+    return codes_by(_CODE, _WORDS, rules, x, scale, zero_point, dtype)
 
 # %% ../nbs/06_atlas.ipynb #0f132ae1
+_BOTH, _MIDDLE, _PEAK, _SIGNED = range(4)
+
 @njit
 def _kept(v, rule):
     return np.float64(np.float32(v)) if rule.single else np.float64(v)
-
-
-_BOTH, _MIDDLE, _PEAK, _SIGNED = range(4)
-
 
 @njit
 def _scale_of(lo, hi, rule):
@@ -314,41 +180,16 @@ def _zero_point_of(lo, scale, rule):
     return np.int64(min(max(z, np.float64(rule.qmin)), np.float64(rule.qmax)))
 
 # %% ../nbs/06_atlas.ipynb #8de4c568
-_ONE, _FLOOR = 1, 2
-
+_KEEP, _ONE, _FLOOR, _REFUSE = range(4)
 
 @njit
-def _qparams_as_rows(lo, hi, rule, scale, zero_point):
-    for i in range(lo.size):
-        low, high = min(np.float64(lo[i]), 0.0), max(np.float64(hi[i]), 0.0)
-        s = _scale_of(low, high, rule)
-        if rule.below == _FLOOR:
-            s = max(s, rule.floor)
-        tiny = rule.below == _ONE and s < rule.floor
-        scale[i] = 1.0 if tiny else s
-        zero_point[i] = 0 if tiny or s == 0.0 and rule.span == _BOTH else _zero_point_of(low, s, rule)
-
-# %% ../nbs/06_atlas.ipynb #008d3d57
-def _span(convention: Convention, word: str, qmin: int, qmax: int) -> _Span:
-    "Return the range rules of a convention in the numbers that the kernel works with."
-    low = qmin + (word in convention.narrow)
-    middle = {"middle": round((low + qmax) / 2), "signed": convention.only_zero}.get(convention.span, 0)
-    return _Span(list(_WORDS["span"]).index(convention.span), low, qmax, middle, int(convention.precision == "float32"),
-                 int(convention.zero_rounding == "apart"), convention.floor,
-                 list(_WORDS["below"]).index(convention.below))
-
-# %% ../nbs/06_atlas.ipynb #548ea0d5
-def _check_range(lo, hi) -> tuple:
-    "Return lo and hi as float32 arrays of one shape, finite and in order."
-    lo, hi = _as_float32(lo, "lo"), _as_float32(hi, "hi")
-    if lo.shape != hi.shape:
-        raise ValueError(f"lo and hi must have the same shape, got {lo.shape} and {hi.shape}")
-    for name, bound in (("lo", lo), ("hi", hi)):
-        if not np.isfinite(bound).all():
-            raise ValueError(f"{name} must be finite in float32, got {bound[~np.isfinite(bound)].flat[0]}")
-    if (lo > hi).any():
-        raise ValueError(f"lo must not exceed hi, got {lo[lo > hi].flat[0]} and {hi[lo > hi].flat[0]}")
-    return lo, hi
+def _qparams_of(lo, hi, rule):
+    scale = _scale_of(lo, hi, rule)
+    if rule.below == _FLOOR:
+        scale = max(scale, rule.floor)
+    if rule.below == _ONE and scale < rule.floor:
+        return 1.0, 0
+    return scale, 0 if scale == 0.0 and rule.span == _BOTH else _zero_point_of(lo, scale, rule)
 
 # %% ../nbs/06_atlas.ipynb #6802b616
 def qparams_as(
@@ -362,17 +203,8 @@ def qparams_as(
     Raises ValueError if the range is not finite or not in order, or if the library has no rule for it.
     Source: the libraries named by the convention, compared bit for bit in tests/test_atlas.py.
     """
-    word, qmin, qmax, _ = _codes_of(dtype, convention, getattr(convention, "ranged", None))
-    lo, hi = _check_range(lo, hi)
-    scale = np.empty(lo.size, np.float64 if convention.ratio.startswith("peak") else np.float32)
-    zero_point = np.empty(lo.size, np.int64)
-    with np.errstate(all="ignore"):
-        _qparams_as_rows(lo.reshape(-1), hi.reshape(-1), _span(convention, word, qmin, qmax), scale, zero_point)
-    if convention.below == "refuse" and not scale.all():
-        raise ValueError(f"lo and hi must not both be 0, a range for which {convention.name} divides 0 by 0")
-    if lo.ndim == 0:
-        return scale[0], int(zero_point[0])
-    return scale.reshape(lo.shape), zero_point.reshape(lo.shape)
+    rules = vars(as_kind(convention, Convention, "convention"))
+    return scales_by(_qparams_of, _WORDS, rules, lo, hi, dtype)
 
 # %% ../nbs/06_atlas.ipynb #7ba25fcc
 @dataclass(frozen=True, eq=False)
@@ -400,51 +232,6 @@ class Explanation:
         rows = zip(self.reasons, self.indices, self.inputs, self.codes_a, self.codes_b)
         return [row[1:] for row in rows if row[0] == reason][:3]
 
-# %% ../nbs/06_atlas.ipynb #8b96f946
-def _says(convention: Convention, group: str) -> str:
-    "Return what a convention does in words."
-    words = _WORDS[group][getattr(convention, group)]
-    added = f" after adding {convention.offset} in float32"
-    return words + (added if group == "rounding" and convention.offset else "")
-
-
-_GROUPS = {"ratio": ("ratio", "dead"), "zero_point": ("zero_point",), "rounding": ("rounding", "offset"),
-           "nan": ("nan",), "overflow": ("overflow", "narrow")}
-
-
-def _reasons(x, scale, zero_point, a, b, dtype) -> list:
-    "Return one reason per value: the rule of b that, put into a on its own, turns a's code into b's."
-    target = quantize_as(x, scale, zero_point, b, dtype)
-    found = np.full(x.shape, "", object)
-    nan = next((word for word in (a.nan, b.nan) if word != "refuse"), "qmin")
-    free = replace(a, only_zero=None, dtypes=tuple(_CODES), nan=nan)
-    for group, fields in _GROUPS.items():
-        if any(getattr(a, f) != getattr(b, f) for f in fields):
-            mixed = replace(free, **{f: getattr(b, f) for f in fields if getattr(b, f) != "refuse"})
-            same = quantize_as(x, scale, zero_point, mixed, dtype) == target
-            found[same & (found == "")] = f"{a.name} {_says(a, group)} and {b.name} {_says(b, group)}"
-    found[found == ""] = f"several rules of {a.name} and {b.name} act together"
-    return found.tolist()
-
-# %% ../nbs/06_atlas.ipynb #6f132e3c
-def _common_dtype(dtype, zero_point, a: Convention, b: Convention):
-    "Return `dtype`, or if it is None the first integer type that both conventions have and that holds the zero points."
-    for name, convention in (("a", a), ("b", b)):
-        if not isinstance(convention, Convention):
-            raise TypeError(f"{name} must be a Convention, got {type(convention).__name__}")
-    if dtype is not None:
-        return dtype
-    words = [w for w in dict.fromkeys(("int8", "uint8", "int16", "uint16", *_CODES)) if w in a.dtypes and w in b.dtypes]
-    if not words:
-        theirs = " and ".join(f"{', '.join(c.dtypes)} for {c.name}" for c in (a, b))
-        raise ValueError(f"dtype must be one that a and b both have, got {theirs}")
-    array = _whole(zero_point)
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    for word in words:
-        if _CODES[word][0] <= low and high <= _CODES[word][1]:
-            return word
-    raise ValueError(f"zero_point must lie in the range of one of {', '.join(words)}, got {low}..{high}")
-
 # %% ../nbs/06_atlas.ipynb #93844697
 def explain(
     x,  # real values of any shape, units of scale
@@ -460,10 +247,10 @@ def explain(
     Raises what `quantize_as` raises, and ValueError if no integer type is left for both conventions.
     Source: the rules of the two conventions, one at a time; the codes are those of `quantize_as`.
     """
-    x, dtype = _as_float32(x, "x"), _common_dtype(dtype, zero_point, a, b)
-    p, q = (quantize_as(x, scale, zero_point, c, dtype).reshape(-1) for c in (a, b))
+    x, a, b = as_float32(x, "x"), as_kind(a, Convention, "a"), as_kind(b, Convention, "b")
+    dtype = common_type(zero_point, vars(a), vars(b)) if dtype is None else dtype
+    p, q = (quantize_as(x, scale, zero_point, one, dtype).reshape(-1) for one in (a, b))
     where = np.flatnonzero(p != q)
-    given = (x, as_real_array(scale, "scale"), _whole(zero_point))
-    flat = [np.broadcast_to(_per_value(v, x.shape, "x"), x.size)[where] for v in given]
-    return Explanation(a.name, b.name, x.size, where.size, where, flat[0], p[where], q[where],
-                       tuple(_reasons(*flat, a, b, dtype)) if where.size else ())
+    given = taken(where, x, scale, zero_point)
+    reasons = reasons_for(_CODE, _WORDS, vars(a), vars(b), given, q[where], dtype)
+    return Explanation(a.name, b.name, x.size, where.size, where, given[0], p[where], q[where], reasons)

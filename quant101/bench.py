@@ -37,11 +37,12 @@ from llvmlite.binding import get_host_cpu_name
 
 from .calibration import Entropy, MinMax, Percentile
 from .dtypes import BF16, E4M3, E5M2, FP16, FloatFormat, decode, encode
-from .matmul import (_available, _INSTRUCTIONS, _instruction, _packed_loops, _product, _three_loops, instruction_alone,
-                             instruction_set, linear_int8, llm_int8_linear, matmul_int8, pack_weights)
+from .matmul import (_packed_loops, _three_loops, instruction_alone, instruction_set, linear_int8, llm_int8_linear,
+                             matmul_int8, pack_weights)
 from .samples import load_sample
 from .steps import QParams, dequantize, fake_quantize, quantize
 from .strategies import absmax_qparams
+from .workshop.tile import INSTRUCTIONS, available, current_instruction, multiply_codes
 
 # %% ../nbs/92_bench.ipynb #002a01b8
 @dataclass(frozen=True)
@@ -996,8 +997,8 @@ def _plain_step(name: str) -> Callable:
 def _tile_step(name: str, rows: int) -> Callable:
     "Make the product with a tile of so many rows, by the instruction of that name."
     *_, q_x, q_w, packed = _layer()
-    instruction = replace(next(one for one in _INSTRUCTIONS if one.name == name), rows=rows)
-    return _checked(lambda: _product(q_x, packed, instruction), q_x, q_w)
+    instruction = replace(next(one for one in INSTRUCTIONS if one.name == name), rows=rows)
+    return _checked(lambda: multiply_codes(q_x, packed._operand, instruction), q_x, q_w)
 
 # %% ../nbs/92_bench.ipynb #3b97342a
 def _layer_step(name: str) -> Callable:
@@ -1025,12 +1026,12 @@ def _weights_alone() -> Callable:
 def ladder_contestants() -> dict[str, dict[str, tuple[Contestant, float]]]:  # by group and name: who, and the work of a call
     "Return what chapter 7 climbs: its steps, the heights of a tile, numbers of rows, a whole layer, and the work of each call."
     x, w, *_ = _layer()
-    used, portable, whole = _instruction(), _INSTRUCTIONS[-1], 2 * len(x) * w.size
+    used, portable, whole = current_instruction(), INSTRUCTIONS[-1], 2 * len(x) * w.size
     plain = ("int32, NumPy", "three loops, Python", "three loops, compiled", "three loops, packed weights")
     steps = {name: (Contestant(_plain_step, (name,)), 2 * 4 * 4 * w.shape[1] if "Python" in name else whole) for name in plain}
     steps |= {"vectors, one row": (Contestant(_tile_step, ("portable", 1)), whole),
               "a tile in registers": (Contestant(_tile_step, ("portable", portable.rows)), whole)}
-    steps |= {one.name: (Contestant(_tile_step, (one.name, one.rows)), whole) for one in _available()[-2::-1]}
+    steps |= {one.name: (Contestant(_tile_step, (one.name, one.rows)), whole) for one in available()[-2::-1]}
     steps["float32, NumPy"] = Contestant(_plain_step, ("float32, NumPy",)), whole
     steps[_BARE] = Contestant(_plain_instruction), instruction_alone(_STEPS)
     heights = {str(n): (Contestant(_tile_step, (used.name, n)), whole) for n in (1, 2, 3, 4, 6, 8, 10, 12, 14)}

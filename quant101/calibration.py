@@ -9,68 +9,14 @@ __all__ = ['Calibrator', 'MinMax', 'MovingAverage', 'Histogram', 'HistogramCalib
 # %% ../nbs/04_calibration.ipynb #89f6122d
 import math
 from fractions import Fraction
-from numbers import Integral, Real
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 from numba import njit
 
-from .strategies import _INTEGERS
-from .workshop.arrays import as_real_array
-from .workshop.threads import parts_for as _parts, run_in_parts as _run
-
-# %% ../nbs/04_calibration.ipynb #56739f95
-@njit
-def _in_order(pattern, mask):
-    return pattern ^ mask if pattern < 0 else pattern
-
-@njit(nogil=True)
-def _extremes_rows(first, patterns, out, mask):
-    whole = patterns.dtype.type  # without it Numba would go on in 64 bits
-    least, most = whole(_in_order(out[0, 0], mask)), whole(_in_order(out[0, 1], mask))
-    for i in range(patterns.size):
-        place = whole(_in_order(patterns[i], mask))
-        least, most = min(least, place), max(most, place)
-    out[0, 0], out[0, 1] = _in_order(least, mask), _in_order(most, mask)
-    return 0
-
-# %% ../nbs/04_calibration.ipynb #6a0466c1
-def _extremes(x: np.ndarray) -> tuple[float, float]:
-    "Return the least and the largest value of a vector, a zero without sign; one of them is not finite if any value is not."
-    ends, (whole, all_but_sign) = np.empty((_parts(x.nbytes), 2), x.dtype), _INTEGERS[x.itemsize]
-    ends[:] = x[0]  # a row for each thread
-    _run(_extremes_rows, x.view(whole), ends.view(whole), all_but_sign)
-    lo, hi = ends[0].tolist() if len(ends) == 1 else (float(ends[:, 0].min()), float(ends[:, 1].max()))
-    return lo + 0.0, hi + 0.0
-
-# %% ../nbs/04_calibration.ipynb #9a766b2c
-class _Batch(NamedTuple):
-    "Values in one row, float32 or float64, and what the check found out about them."
-    values: np.ndarray
-    lo: float  # the least of them
-    hi: float  # the largest
-
-def _checked(batch, name: str = "batch", empty: bool = False) -> _Batch:
-    """Return the values of `batch` with the least and the largest of them.
-
-    Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, if there is no value."""
-    x = as_real_array(batch, name)
-    values = np.ascontiguousarray(x if x.dtype.char in "fd" else x.astype(np.float64)).reshape(-1)
-    if not values.size and not empty:
-        raise ValueError(f"{name} must hold at least one value, got none")
-    lo, hi = _extremes(values) if values.size else (math.inf, -math.inf)
-    if values.size and not (math.isfinite(lo) and math.isfinite(hi)):
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise ValueError(f"{name} must be finite, got {x[index]} at index {index}")
-    return _Batch(values, lo, hi)
-
-# %% ../nbs/04_calibration.ipynb #479970af
-def _check_same(calibrator, other) -> None:
-    "Raise TypeError if `other` is of another kind, ValueError if its settings differ."
-    if type(other) is not type(calibrator):
-        raise TypeError(f"other must be a {type(calibrator).__name__} too, got {type(other).__name__}")
-    if other.settings != calibrator.settings:
-        raise ValueError(f"other must have the same settings, {calibrator.settings}, got {other.settings}")
+from .workshop.arrays import as_int, as_number, one_of
+from .workshop.counts import (as_batch, as_histogram, check_alike, count_values, equal_bins, fold, library_bins, modelopt_trace,
+                                      no_counts, onnxruntime_trace, rank, squared_errors, tensorrt_trace)
 
 # %% ../nbs/04_calibration.ipynb #a35926c0
 class Calibrator:
@@ -79,7 +25,7 @@ class Calibrator:
 
     def update(self, batch) -> "Calibrator":
         "Take in `batch`, finite real values, even none, and return itself. Raises as `calibrate`, and changes nothing."
-        batch = _checked(batch, empty=True)
+        batch = as_batch(batch, empty=True)
         if batch.values.size:
             self._add(batch)
             self.count += batch.values.size
@@ -87,7 +33,7 @@ class Calibrator:
 
     def merge(self, other: "Calibrator") -> "Calibrator":
         "Take in all that `other` has seen. Raises TypeError for another kind, ValueError for other settings."
-        _check_same(self, other)
+        check_alike(self, other)
         self._join(other)
         self.count += other.count
         return self
@@ -112,15 +58,6 @@ class MinMax(Calibrator):
     def _answer(self):
         return self.lo, self.hi
 
-# %% ../nbs/04_calibration.ipynb #16e9d9ae
-def _check_number(name: str, value, low: float, high: float, kind: type = Real):
-    "Return `value`. Raises TypeError unless it is of that kind, and ValueError unless low <= value <= high."
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
-    return int(value) if kind is Integral else float(value)
-
 # %% ../nbs/04_calibration.ipynb #b2278844
 class MovingAverage(Calibrator):
     """Average the batches' least and largest values, each new batch with weight 1 - momentum; order matters.
@@ -129,7 +66,7 @@ class MovingAverage(Calibrator):
     Source: Jacob et al. 2018, section 3.1; PyTorch's MovingAverageMinMaxObserver (averaging_constant = 1 - momentum).
     """
     def __init__(self, momentum: float = 0.99):
-        self.settings = {"momentum": _check_number("momentum", momentum, 0, 1)}
+        self.settings = {"momentum": as_number(momentum, "momentum", 0, 1)}
 
     def _add(self, batch):
         new, m = (batch.lo, batch.hi), self.settings["momentum"]
@@ -142,54 +79,11 @@ class MovingAverage(Calibrator):
     def _answer(self):
         return self.ends
 
-# %% ../nbs/04_calibration.ipynb #622389eb
-def _rank(percent: float, count: int) -> int:
-    "Return the rank, 1..count, of the smallest of `count` values that `percent` percent do not exceed."
-    return max(1, math.ceil(Fraction(str(percent)) * count / 100))
-
 # %% ../nbs/04_calibration.ipynb #434e777c
 @njit
 def _bin_index(value, inverse_width):
     k = np.int32(np.floor(value * inverse_width))
     return min(k, np.int32(-1)) if value < 0 else k
-
-# %% ../nbs/04_calibration.ipynb #bdceda55
-@njit(nogil=True)
-def _count_rows(first, x, counts, inverse_width):
-    places, half = np.empty(256, np.uint32), np.int32(counts.shape[1] // 2)
-    for start in range(0, x.size, 256):
-        piece = x[start : start + 256]
-        for i in range(piece.size):
-            places[i] = np.uint32(half + _bin_index(piece[i], inverse_width))
-        for i in range(piece.size):
-            counts[0, places[i]] += 1
-    return 0
-
-# %% ../nbs/04_calibration.ipynb #add2c2f7
-def _coarsen(
-    counts: np.ndarray,  # counts of bins, a power of two of them, half on each side of zero
-    doublings: int,  # how often the width doubles
-) -> np.ndarray:  # counts of the wider bins, same shape
-    "Add up the counts of neighbouring bins, as many as make one bin of the new width."
-    if not doublings:
-        return counts
-    half = counts.size // 2
-    sums = counts.reshape(-1, min(2**doublings, half)).sum(axis=1)
-    coarse = np.zeros_like(counts)
-    coarse[half - sums.size // 2 : half + sums.size // 2] = sums
-    return coarse
-
-# %% ../nbs/04_calibration.ipynb #b4e9ed24
-def _add_batch(histogram: "Histogram", batch: _Batch) -> None:
-    "Count the values of a batch; each thread has counts of its own until the end."
-    x, lo, hi = batch
-    parts = _parts(x.nbytes) if x.size >= 16 * histogram.counts.size else 1  # to add counts up takes time as well
-    histogram._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else histogram.exponent)
-    counts = histogram.counts[None] if parts == 1 else np.zeros((parts, histogram.counts.size), np.int64)
-    inverse = np.float64(1 / histogram.width)
-    _run(_count_rows, x, counts, inverse.astype(x.dtype) if 2.0**-126 <= inverse <= 2.0**127 else inverse)
-    if parts > 1:
-        histogram.counts += counts.sum(axis=0)
 
 # %% ../nbs/04_calibration.ipynb #69e10e90
 class Histogram:
@@ -197,23 +91,25 @@ class Histogram:
     lo, hi, exponent = math.inf, -math.inf, -1000
     width = property(lambda h: math.ldexp(2 / h.counts.size, h.exponent), doc="Width of a bin, units of the data.")
     def __init__(self, bins: int = 65536):
-        if bins != 1 << _check_number("bins", bins, 4, 2**22, Integral).bit_length() - 1:
-            raise ValueError(f"bins must be a power of two, got {bins}")
-        self.settings, self.counts = {"bins": bins}, np.zeros(bins, np.int64)
+        self.settings, self.counts = {"bins": bins}, no_counts(bins)
 
     def _make_room(self, lo, hi, exponent):
         self.lo, self.hi, grown = min(self.lo, lo), max(self.hi, hi), max(self.exponent, exponent)
-        self.counts, self.exponent = _coarsen(self.counts, grown - self.exponent), grown
+        self.counts, self.exponent = fold(self.counts, grown - self.exponent), grown
+
+    def _count(self, values, lo, hi):
+        self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
+        count_values(_bin_index, values, self.counts, self.width)
 
     def add(self, x) -> None:
         "Count the values of `x`, at least one. Raises ValueError if one is not finite, TypeError if not real."
-        _add_batch(self, _checked(x, "x"))
+        self._count(*as_batch(x, "x"))
 
     def merge(self, other: "Histogram") -> None:
         "Add the counts of `other`, which stays. Raises TypeError for another kind, ValueError for other bins."
-        _check_same(self, other)
+        check_alike(self, other)
         self._make_room(other.lo, other.hi, other.exponent)
-        self.counts += _coarsen(other.counts, self.exponent - other.exponent)
+        self.counts += fold(other.counts, self.exponent - other.exponent)
 
 # %% ../nbs/04_calibration.ipynb #0123b0fb
 class HistogramCalibrator(Calibrator):
@@ -222,23 +118,27 @@ class HistogramCalibrator(Calibrator):
         self.settings, self.histogram = settings, Histogram(resolution)
 
     def _add(self, batch):
-        _add_batch(self.histogram, batch)
+        self.histogram._count(*batch)
 
     def _join(self, other):
         self.histogram.merge(other.histogram)
+
+    def _equal_bins(self, signed=False):
+        h = self.histogram
+        return equal_bins(h.counts, h.width, h.lo, h.hi, self.settings["bins"], signed)
 
 # %% ../nbs/04_calibration.ipynb #a20d6c6e
 class Percentile(HistogramCalibrator):
     "Keep what lies between percentiles, 0 <= lower < upper <= 100 or ValueError. Source: Wu et al. 2020, section 3.4."
     def __init__(self, lower: float = 1, upper: float = 99, bins: int = 65536):
         ends = ("lower", lower), ("upper", upper)
-        lower, upper = self.percents = [_check_number(name, percent, 0, 100) for name, percent in ends]
+        lower, upper = self.percents = [as_number(percent, name, 0, 100) for name, percent in ends]
         if lower >= upper:
             raise ValueError(f"lower must be less than upper, got {lower} and {upper}")
         super().__init__(bins, lower=lower, upper=upper, bins=bins)
 
     def _answer(self):
-        h, ranks = self.histogram, [_rank(p, self.count) for p in self.percents]
+        h, ranks = self.histogram, [rank(p, self.count) for p in self.percents]
         first, last = (np.searchsorted(np.cumsum(h.counts), ranks) - h.counts.size // 2).tolist()
         return max(h.lo, first * h.width), min(h.hi, (last + 1) * h.width)
 
@@ -250,137 +150,33 @@ class Percentile(HistogramCalibrator):
 
     def exact(self, x) -> tuple[float, float]:
         "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."
-        ordered = np.sort(_checked(x, "x").values)
-        return tuple(float(ordered[_rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
+        ordered = np.sort(as_batch(x, "x").values)
+        return tuple(float(ordered[rank(p, ordered.size) - 1]) + 0.0 for p in self.percents)
 
 # %% ../nbs/04_calibration.ipynb #68c5f70c
 @njit
-def _divergence(below, filled, own, entropies, kept, levels):
-    inside, outliers, cross, first = below[kept], below[-1] - below[kept], 0.0, 0
+def _second_sum(below, filled, kept, levels):
+    total, first = 0.0, 0
     for group in range(levels):
         end = -(-(group + 1) * kept // levels)
-        total, bins = below[end] - below[first], filled[end] - filled[first]
-        if bins > 0.0:
-            pile = outliers if group == levels - 1 else 0.0
-            cross += (total + pile) * math.log(total / bins)
+        count, bins = below[end] - below[first], filled[end] - filled[first]
+        pile = below[-1] - below[kept] if group == levels - 1 else 0.0
+        total += (count + pile) * math.log(count / bins) if bins > 0.0 else 0.0
         first = end
-    p_part, last = own[kept], inside - below[kept - 1]
+    return total
+
+@njit
+def _divergence(below, filled, own, entropies, kept, levels):
+    n, s, outliers = below[-1], below[kept], below[-1] - below[kept]
+    first_sum, last = own[kept], s - below[kept - 1]
     if outliers > 0.0:
         if last == 0.0:
             return math.inf
-        p_part += (last + outliers) * math.log(last + outliers) - entropies[kept - 1]
-    return max((p_part - cross) / below[-1] + math.log(inside / below[-1]), 0.0)
-
-# %% ../nbs/04_calibration.ipynb #6d174080
-@njit
-def _divergence_rows(below, filled, own, entropies, levels, out):
-    for i in range(out.size):
-        out[i] = _divergence(below, filled, own, entropies, levels + i, levels)
-
-# %% ../nbs/04_calibration.ipynb #fff1d0a2
-def _up_to(values: np.ndarray) -> np.ndarray:
-    "Return the sums of the first 0, 1, 2 ... values."
-    return np.concatenate([[0.0], np.cumsum(values)])
-
-def _tensorrt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
-    "Return the ends lo and hi of every candidate, and its divergence. Source: Migacz 2017, the last slides."
-    counts, kl = counts.astype(np.float64), np.empty(max(counts.size - levels, 0))
-    entropies = counts * np.log(np.maximum(counts, 1))
-    _divergence_rows(_up_to(counts), _up_to(counts > 0), _up_to(entropies), entropies, levels, kl)
-    kl[kl < 1e-12] = 0.0  # the sums are rounded; what is less than this may be nothing
-    hi = (levels + np.arange(kl.size) + 0.5) * (float(edges[-1]) / counts.size)
-    return -hi, hi, kl
-
-# %% ../nbs/04_calibration.ipynb #1145913c
-def _smooth(counts: np.ndarray, epsilon: float = 0.0001) -> np.ndarray | None:
-    "Return float32 counts with `epsilon` for each zero, taken evenly from the others; None if there is too little."
-    filled = np.count_nonzero(counts)
-    share = epsilon * (counts.size - filled) / max(filled, 1)
-    if not filled or share >= 1:
-        return None
-    return counts.astype(np.float32) + np.where(counts == 0, np.float32(epsilon), np.float32(-share))
-
-# %% ../nbs/04_calibration.ipynb #97ac066c
-def _onnxruntime_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
-    "The same as onnxruntime 1.32 does it. Source: onnxruntime.quantization.calibrate, get_entropy_threshold."
-    reach = np.arange(levels // 2, counts.size // 2 + 1)
-    starts, ends = counts.size // 2 - reach, np.minimum(counts.size // 2 + reach + 1, counts.size)
-    kl = np.full(reach.size, math.inf)
-    for i, (start, end) in enumerate(zip(starts, ends)):
-        p, q, size = counts[start:end].copy(), np.zeros(end - start, np.int64), (end - start) // levels
-        totals = p[: size * levels].reshape(levels, size).sum(axis=1)
-        totals[-1] += p[size * levels :].sum()
-        p[0] += counts[:start].sum()
-        p[-1] += counts[end:].sum()
-        filled = np.count_nonzero(p[: size * levels].reshape(levels, size), axis=1)
-        q[: size * levels] = np.repeat((totals / np.maximum(filled, 1)).astype(np.int64) * (filled > 0), size)
-        p, q = _smooth(p), _smooth(q)
-        if p is not None and q is not None:
-            p, q = p / np.sum(p), q / np.sum(q)
-            kl[i] = np.sum(p * np.log(p / q))
-    return edges[starts], edges[ends], kl
-
-# %% ../nbs/04_calibration.ipynb #e52df2fd
-@njit
-def _levelled_rows(counts, levels, out):
-    first = 0
-    for group in range(levels):
-        end = -(-(group + 1) * counts.size // levels)
-        total, bins = 0, 0
-        for k in range(first, end):
-            total, bins = total + counts[k], bins + (counts[k] > 0)
-        for k in range(first, end):
-            out[k] = total / bins if counts[k] > 0 else 0.0
-        first = end
-
-@njit
-def _relative_entropy_rows(p, q, out):
-    for k in range(p.size):
-        if p[k] > 0.0 and q[k] > 0.0:
-            near = 0.5 < p[k] / q[k] < 2.0
-            out[k] = p[k] * (math.log1p((p[k] - q[k]) / q[k]) if near else math.log(p[k] / q[k]))
-        else:
-            out[k] = math.nan if math.isnan(q[k]) else 0.0 if p[k] == 0.0 else math.inf
-
-# %% ../nbs/04_calibration.ipynb #8fe92003
-def _modelopt_search(counts: np.ndarray, edges: np.ndarray, levels: int) -> tuple:
-    "The same as nvidia-modelopt 0.47 does it. Source: modelopt.torch.quantization.calib; SciPy's rel_entr."
-    counts = np.concatenate([counts[1:2], counts[1:]])
-    kept = np.arange(128, counts.size + 1)
-    terms, kl = np.empty(counts.size), np.empty(kept.size)
-    for i, n in enumerate(kept):
-        p, q = counts[:n].astype(np.float64), np.empty(n)
-        _levelled_rows(counts[:n], levels, q)
-        p[-1] += counts[n:].sum()
-        with np.errstate(invalid="ignore"):
-            _relative_entropy_rows(p / np.sum(p), q / np.sum(q), terms[:n])
-        kl[i] = np.sum(terms[:n])
-    return -edges[kept], edges[kept], kl
-
-# %% ../nbs/04_calibration.ipynb #58621e0b
-def _check_name(what: str, name, known) -> str:
-    "Return `name`. Raises ValueError, which lists what is known, unless it is known."
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
-    return name
-
-# %% ../nbs/04_calibration.ipynb #5ae0c1d7
-def _check_counts(counts, edges) -> tuple[np.ndarray, np.ndarray]:
-    "Return the counts as int64 and the edges as floats. Raises ValueError where one breaks its rule."
-    counts, edges = as_real_array(counts, "counts"), as_real_array(edges, "edges")
-    edges = edges.astype(np.float64) if edges.dtype.kind in "iu" else edges
-    if counts.ndim != 1 or counts.size < 2 or edges.shape != (counts.size + 1,):
-        raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
-    if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
-        raise ValueError("edges must be finite and rise, got others")
-    if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
-        raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
-    if not counts.sum(dtype=np.float64) < 2**62:
-        raise ValueError(f"counts must add up to less than 2**62, got {counts.sum(dtype=np.float64):g}")
-    return counts.astype(np.int64, order="C"), edges
+        first_sum += (last + outliers) * math.log(last + outliers) - entropies[kept - 1]
+    return max((first_sum - _second_sum(below, filled, kept, levels)) / n + math.log(s / n), 0.0)
 
 # %% ../nbs/04_calibration.ipynb #d6f99951
-_RECIPES = {"tensorrt": _tensorrt_search, "onnxruntime": _onnxruntime_search, "modelopt": _modelopt_search}
+_RECIPES = {"tensorrt": partial(tensorrt_trace, _divergence), "onnxruntime": onnxruntime_trace, "modelopt": modelopt_trace}
 
 def entropy_trace(
     counts,  # values per bin, whole numbers, not all 0, shape (n,), n >= 2
@@ -393,9 +189,9 @@ def entropy_trace(
     Raises ValueError or TypeError where an argument breaks the rule in its comment.
     Source: Migacz 2017; onnxruntime 1.32, get_entropy_threshold; nvidia-modelopt 0.47, _compute_amax_entropy.
     """
-    counts, edges = _check_counts(counts, edges)
-    levels = _check_number("levels", levels, 2, 65536, Integral)
-    search = _RECIPES[_check_name("variant", variant, _RECIPES)]
+    counts, edges = as_histogram(counts, edges)
+    levels = as_int(levels, "levels", 2, 65536)
+    search = _RECIPES[one_of(variant, _RECIPES, "variant")]
     with np.errstate(under="ignore"):
         return search(counts, edges, levels)
 
@@ -409,7 +205,7 @@ def entropy_range(
     largest: float = math.inf,  # largest value of the data, to which it cuts its upper end
 ) -> tuple[float, float]:  # the range (lo, hi) to keep, units of edges
     "Return the candidate of least divergence, or everything if there is none. Raises, Source: as for entropy_trace."
-    least, largest = (_check_number(k, v, -math.inf, math.inf) for k, v in (("least", least), ("largest", largest)))
+    least, largest = (as_number(*end) for end in ((least, "least"), (largest, "largest")))
     lo, hi, kl = entropy_trace(counts, edges, variant, levels)
     if not kl.size or (variant == "tensorrt" and np.isinf(kl).all()):
         lo, hi, kl = [min(edges[0], -edges[-1])], [edges[-1]], np.zeros(1)
@@ -417,85 +213,47 @@ def entropy_range(
     lo, hi = float(lo[best]) + 0.0, float(hi[best]) + 0.0
     return (max(lo, least), min(hi, largest)) if variant == "onnxruntime" else (lo, hi)
 
-# %% ../nbs/04_calibration.ipynb #0e9c3c23
-def _resample(h: Histogram, variant: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    "Return counts and edges of the recipe's equal bins, as if values were evenly spread within each bin of `h`."
-    if h.lo > h.hi:
-        raise ValueError("a calibrator must have seen data before trace(), got none")
-    signed = variant == "onnxruntime"
-    with np.errstate(under="ignore"):
-        edges = max(abs(h.lo), abs(h.hi)) * np.linspace(-1, 1, (bins if signed else 2 * bins) + 1)
-    cumulative = np.concatenate([[0], np.cumsum(h.counts)])
-    below = np.interp(edges / h.width + h.counts.size // 2, np.arange(cumulative.size), cumulative)
-    below[0], below[-1] = 0, cumulative[-1]
-    counts = np.diff(np.rint(below).astype(np.int64))
-    return (counts, edges) if signed else (counts[bins:] + counts[bins - 1 :: -1], edges[bins:])
-
-# %% ../nbs/04_calibration.ipynb #93728fc1
-def _library_bins(x: np.ndarray, variant: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    "Return counts and edges of the recipe's equal bins as the library makes them, in the type of `x`."
-    reach, limits = np.abs(x).max(), np.finfo(x.dtype)
-    if not bins * limits.tiny <= reach <= limits.max / 2:
-        raise ValueError(f"x must have a largest magnitude that {bins} bins can divide, got {reach}")
-    if variant == "onnxruntime":
-        return np.histogram(x, bins, range=(-reach, reach))
-    if variant == "tensorrt":
-        return np.histogram(np.abs(x), bins, range=(0, reach))
-    with np.errstate(over="ignore"):  # ModelOpt leaves it to torch.histc
-        place = np.minimum(np.abs(x) * x.dtype.type(bins) / reach, bins - 1).astype(np.int64)
-    return np.bincount(place, minlength=bins), np.linspace(0, reach, bins + 1, dtype=x.dtype)
-
 # %% ../nbs/04_calibration.ipynb #466581ed
 class Entropy(HistogramCalibrator):
     """Keep the range -t..t of least Kullback-Leibler divergence; "onnxruntime" cuts either end down to the data.
 
     Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace."""
     def __init__(self, variant: str = "tensorrt", bins: int | None = None, levels: int = 128):
-        bins = bins if bins is not None else 128 if _check_name("variant", variant, _RECIPES) == "onnxruntime" else 2048
-        self.recipe = _check_name("variant", variant, _RECIPES), _check_number("bins", bins, 2, 65536, Integral)
-        super().__init__(variant=variant, bins=bins, levels=_check_number("levels", levels, 2, 65536, Integral))
+        usual = 128 if one_of(variant, _RECIPES, "variant") == "onnxruntime" else 2048
+        bins = as_int(usual if bins is None else bins, "bins", 2, 65536)
+        super().__init__(variant=variant, bins=bins, levels=as_int(levels, "levels", 2, 65536))
+
+    def _ask(self, question, *more):
+        variant, _, levels = self.settings.values()
+        return question(*self._equal_bins(variant == "onnxruntime"), variant, levels, *more)
+
+    def _answer(self):
+        return self._ask(entropy_range, self.histogram.lo, self.histogram.hi)
 
     def trace(self) -> tuple[np.ndarray, np.ndarray]:
         "Return the thresholds tried (the upper ends), units of the data, and the divergence of each."
-        return entropy_trace(*_resample(self.histogram, *self.recipe), self.recipe[0], self.settings["levels"])[1:]
-
-    def _answer(self):
-        h = self.histogram
-        return entropy_range(*_resample(h, *self.recipe), self.recipe[0], self.settings["levels"], h.lo, h.hi)
-
+        return self._ask(entropy_trace)[1:]
     @np.errstate(under="ignore")
     def exact(self, x) -> tuple[float, float]:
         "Return the range of `x` alone, on bins as the library makes them: for float32 its own answer, to the bit."
-        x, lo, hi = _checked(x, "x")
-        if lo == hi == 0:
-            return lo, hi
-        return entropy_range(*_library_bins(x, *self.recipe), self.recipe[0], self.settings["levels"], lo, hi)
+        (x, lo, hi), (variant, bins, levels) = as_batch(x, "x"), self.settings.values()
+        return (lo, hi) if lo == hi == 0 else entropy_range(*library_bins(x, variant, bins), variant, levels, lo, hi)
 
 # %% ../nbs/04_calibration.ipynb #3ee75937
 @njit
 def _bin_error(center, step, qmax):
-    return (center - min(np.rint(center / step), qmax) * step) ** 2
-
-# %% ../nbs/04_calibration.ipynb #ab9a85c2
-@njit
-def _bin_error_rows(counts, qmax, out):
-    for i in range(out.size):
-        out[i] = 0.0
-        for k in range(counts.size):
-            out[i] += counts[k] * _bin_error(k + 0.5, (i + 1) / qmax, qmax)
+    q = min(np.rint(np.divide(center, step)), qmax)  # `/` would look for a step of 0 each time
+    return (center - q * step) ** 2
 
 # %% ../nbs/04_calibration.ipynb #dde66bf8
 class MSE(HistogramCalibrator):
     "Keep -t..t of least mean squared error, for codes of 2..16 bits, 2..65536 bins. Source: Nagel et al. 2021, section 3.1."
     def __init__(self, bits: int = 8, bins: int = 2048):
-        bits, bins = _check_number("bits", bits, 2, 16, Integral), _check_number("bins", bins, 2, 65536, Integral)
-        super().__init__(bits=bits, bins=bins)
+        super().__init__(bits=as_int(bits, "bits", 2, 16), bins=as_int(bins, "bins", 2, 65536))
 
     def _errors(self):
-        counts, edges = _resample(self.histogram, "mse", self.settings["bins"])
-        errors = np.empty(counts.size)
-        _bin_error_rows(counts, 2.0 ** (self.settings["bits"] - 1) - 1.0, errors)
-        return edges[1:], errors / self.count
+        counts, edges = self._equal_bins()
+        return edges[1:], squared_errors(_bin_error, counts, 2.0 ** (self.settings["bits"] - 1) - 1.0) / self.count
 
     def trace(self) -> tuple[np.ndarray, np.ndarray]:
         "Return the thresholds tried, units of the data, and the mean squared error of each, those units squared."
@@ -520,7 +278,7 @@ def calibrate(
     Raises ValueError for an unknown method and for data that are empty or not finite; TypeError if not real.
     Source: that of the method's class.
     """
-    x = _checked(x, "x").values  # refuses what has no range
+    x = as_batch(x, "x").values  # refuses what has no range
     if isinstance(method, Calibrator):
         return type(method)(**method.settings).update(x).range()
-    return _KINDS[_check_name("method", method, _KINDS)]().update(x).range()
+    return _KINDS[one_of(method, _KINDS, "method")]().update(x).range()

@@ -7,30 +7,15 @@ __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'qu
            'max_abs_error', 'sqnr_db', 'cosine_similarity']
 
 # %% ../nbs/02_steps.ipynb #b3eafe9c
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
-from math import prod
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .workshop.arrays import as_int as _as_int, as_real_array, result_array as _result
-from .workshop.threads import run_in_parts as _run
-
-# %% ../nbs/02_steps.ipynb #310297c9
-def _nonzero_floats(x, name: str) -> np.ndarray:
-    "Return `x` as a floating array that has a largest absolute value: finite, not empty, not all zeros."
-    x = as_real_array(x, name)
-    if x.size == 0:
-        raise ValueError(f"{name} must hold at least one value, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got {x[~np.isfinite(x)].flat[0]}")
-    if not x.any():
-        raise ValueError(f"{name} must hold a value other than 0, got only zeros")
-    return x if x.dtype.kind == "f" else x.astype(np.float64)
+from .workshop.arrays import as_kind, as_levels, as_nonzero_floats, as_pair, as_real_array, as_whole_array, draw, hand_out, look_up
+from .workshop.scales import code_type
+from .workshop.sweep import arrange, goes_at_once, there_and_back, to_codes, to_codes_by, to_levels, to_values
 
 # %% ../nbs/02_steps.ipynb #30df473a
 def normalize(
@@ -41,7 +26,7 @@ def normalize(
     Raises ValueError if `x` is empty, not finite or all zeros; TypeError if it is not real.
     Source: Dettmers et al. 2022, section 2.1 (absmax quantization divides by the infinity norm).
     """
-    x = _nonzero_floats(x, "x")
+    x = as_nonzero_floats(x, "x")
     with np.errstate(under="ignore"):
         return np.asarray(x / np.abs(x).max())
 
@@ -56,7 +41,7 @@ def rescale(
     Source: Dettmers et al. 2022, section 2.1 (absmax quantization multiplies by 127, the largest level).
     """
     x = as_real_array(x, "x")
-    factor = float(np.abs(_nonzero_floats(levels, "levels")).max())
+    factor = float(np.abs(as_nonzero_floats(levels, "levels")).max())
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         product = np.multiply(x, factor, dtype=np.float64)  # in the type of x the factor itself might be infinite
         return np.asarray(product, x.dtype if x.dtype.kind == "f" else np.float64)
@@ -71,6 +56,8 @@ class Rounding(str, Enum):
     UP = "up"  # the upper neighbour
     TOWARD_ZERO = "toward-zero"  # the neighbour nearer to zero: drop the fraction
     STOCHASTIC = "stochastic"  # up with the probability that keeps the mean
+
+    __hash__ = str.__hash__  # a member is found where its word is
 
     @classmethod
     def _missing_(cls, word):
@@ -103,16 +90,10 @@ _HALF_EVEN, _HALF_AWAY, _HALF_UP, _DOWN, _UP, _TOWARD_ZERO, _STOCHASTIC = range(
 
 @njit
 def _round(v, mode, u):
-    if mode == _HALF_EVEN:
-        return np.rint(v)
-    if mode == _HALF_AWAY:
-        return _half_away(v)
-    if mode == _HALF_UP:
-        return _half_up(v)
-    if mode == _DOWN:
-        return np.floor(v)
-    if mode == _UP:
-        return np.ceil(v)
+    if mode <= _HALF_UP:
+        return np.rint(v) if mode == _HALF_EVEN else _half_away(v) if mode == _HALF_AWAY else _half_up(v)
+    if mode <= _UP:
+        return np.floor(v) if mode == _DOWN else np.ceil(v)
     return np.trunc(v) if mode == _TOWARD_ZERO else _stochastic(v, u)
 
 # %% ../nbs/02_steps.ipynb #ac4eeb92
@@ -125,61 +106,26 @@ def _past_middle(x, lower, upper):
     lost = (lower - (total - part)) + (upper - part)  # lower + upper is total + lost, exactly
     return 2.0 * x - total if 2.0 * x != total else -lost
 
+# %% ../nbs/02_steps.ipynb #b61c9843
+@njit
+def _share_of_lower(x, lower, upper):
+    if np.isinf(upper - lower):
+        x, lower, upper = x / 4.0, lower / 4.0, upper / 4.0
+    return (upper - x) / (upper - lower)
+
 # %% ../nbs/02_steps.ipynb #002c1a1f
 @njit
 def _goes_up(x, lower, upper, place, mode, u):
-    past = _past_middle(x, lower, upper)
-    if mode == _HALF_EVEN:
-        return past > 0.0 or (past == 0.0 and place % 2 == 1)
-    if mode == _HALF_AWAY:
-        return past > 0.0 or (past == 0.0 and abs(upper) >= abs(lower))
-    if mode == _HALF_UP:
-        return past >= 0.0
-    if mode == _TOWARD_ZERO:
-        return x > lower and abs(upper) < abs(lower)
     if mode == _STOCHASTIC:
-        return u >= (upper - x) / (upper - lower)
-    return mode == _UP and x > lower
-
-# %% ../nbs/02_steps.ipynb #004def5d
-@njit
-def _round_to_levels_rows(x, levels, mode, noise, out):
-    nans = 0
-    for i in range(x.size):
-        nans += np.isnan(x[i])
-        v = min(max(np.float64(x[i]), levels[0]), levels[-1])
-        j = max(np.searchsorted(levels, v, side="right") - 1, 0)
-        if j + 1 < levels.size:
-            u = noise[i] if mode == _STOCHASTIC else 0.0
-            j += _goes_up(v, levels[j], levels[j + 1], j, mode, u)
-        out[i] = levels[j]
-    return nans
-
-# %% ../nbs/02_steps.ipynb #93035cd8
-def _refuse_nan(x: np.ndarray, nans: int) -> None:
-    "Raise ValueError if a kernel met NaN in `x`, with the place of the first."
-    if nans:
-        first = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
-        raise ValueError(f"x must not hold NaN, got {np.isnan(x).sum()} of them, the first at index {first}")
+        return u >= _share_of_lower(x, lower, upper)
+    if mode > _HALF_UP:
+        return x > lower and (mode == _UP or (mode == _TOWARD_ZERO and abs(upper) < abs(lower)))
+    past = _past_middle(x, lower, upper)
+    tie_goes_up = place % 2 == 1 if mode == _HALF_EVEN else mode == _HALF_UP or abs(upper) >= abs(lower)
+    return past > 0.0 or (past == 0.0 and tie_goes_up)
 
 # %% ../nbs/02_steps.ipynb #5bd32ee0
-_MODES = {word: mode for mode, rule in enumerate(Rounding) for word in (rule, rule.value)}
-
-def _mode(rounding) -> int:
-    "Return the rule's place in `Rounding`."
-    if not isinstance(rounding, str):
-        raise TypeError(f"rounding must be a Rounding or its word, got {rounding!r}")
-    return _MODES[rounding] if rounding in _MODES else _MODES[Rounding(rounding)]
-
-def _noise(mode: int, seed, shape: tuple) -> np.ndarray:
-    "Return for stochastic rounding one number of [0, 1) per element, and an empty array for other rules."
-    if mode != _STOCHASTIC:
-        return np.empty((0,) * len(shape))
-    if seed is None:
-        raise ValueError("seed must be given for stochastic rounding, got None")
-    if not isinstance(seed, np.random.Generator):
-        seed = np.random.default_rng(_as_int(seed, "seed", 0))
-    return seed.random(shape)
+_MODES = {rule.value: mode for mode, rule in enumerate(Rounding)}
 
 # %% ../nbs/02_steps.ipynb #5f61d768
 def round_to_levels(
@@ -194,84 +140,9 @@ def round_to_levels(
     and for stochastic rounding without a seed; TypeError if an argument is not real.
     Source: Gersho and Gray 1991, chapter 6 (nearest neighbor condition); ties: IEEE 754-2019, section 4.3.
     """
-    x, levels = as_real_array(x, "x"), as_real_array(levels, "levels").astype(np.float64)
-    if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
-        raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
-    flat = x.astype(np.result_type(x.dtype, np.float32), order="C", copy=False).reshape(-1)
-    out, mode = np.empty(flat.size), _mode(rounding)
-    nans = _round_to_levels_rows(flat, levels, mode, _noise(mode, seed, flat.shape), out)
-    _refuse_nan(x, nans)
-    return out.reshape(x.shape)
-
-# %% ../nbs/02_steps.ipynb #19e359ae
-@cache
-def _smallest_type(qmin: int, qmax: int) -> np.dtype | None:
-    "Return the smallest integer type that holds qmin..qmax, or None."
-    types = map(np.dtype, ("u1", "i1", "u2", "i2", "u4", "i4"))
-    return next((t for t in types if np.iinfo(t).min <= qmin and qmax <= np.iinfo(t).max), None)
-
-def _check_codes(qmin, qmax) -> None:
-    "Raise unless qmin..qmax is a range of integers that a type of at most 32 bits holds."
-    qmin, qmax = _as_int(qmin, "qmin"), _as_int(qmax, "qmax")
-    if qmin >= qmax:
-        raise ValueError(f"qmin must be smaller than qmax, got {qmin} and {qmax}")
-    if _smallest_type(qmin, qmax) is None:
-        raise ValueError(f"qmin and qmax must fit one integer type of at most 32 bits, got {qmin} and {qmax}")
-
-# %% ../nbs/02_steps.ipynb #0cc49869
-def _check_place(axis, group_size, shape: tuple | None = None) -> None:
-    "Raise unless axis and group_size are integers or None, not both given, and suit a scale of this shape."
-    if axis is group_size is None and shape in (None, ()):
-        return
-    if axis is not None:
-        _as_int(axis, "axis")
-    if group_size is not None:
-        _as_int(group_size, "group_size", 1)
-    if axis is not None and group_size is not None:
-        raise ValueError(f"axis and group_size must not be given together, got {axis} and {group_size}")
-    if shape and axis is None and group_size is None:
-        raise ValueError(f"scale must be a single number without axis or group_size, got shape {shape}")
-    if shape is not None and axis is not None and len(shape) != 1:
-        raise ValueError(f"scale must be a vector, one step per index of axis {axis}, got shape {shape}")
-    if shape == () and group_size is not None:
-        raise ValueError(f"scale must hold one step per group of group_size {group_size}, got a single number")
-
-# %% ../nbs/02_steps.ipynb #f311a67c
-def _check_scale(scale: np.ndarray) -> np.ndarray:
-    "Return `scale` as a read-only array of float32 or float64, each value finite and greater than 0."
-    if not (((scale > 0) & (scale < np.inf)).all() if scale.ndim else 0 < scale.item() < np.inf):
-        bad = scale[~((scale > 0) & (scale < np.inf))]
-        raise ValueError(f"scale must be finite and greater than 0, got {bad.flat[0]} in {scale.dtype}")
-    scale = scale.astype(scale.dtype if scale.dtype.char in "fd" else np.result_type(scale.dtype, np.float32))
-    scale.setflags(write=False)
-    return scale
-
-# %% ../nbs/02_steps.ipynb #76111314
-def _check_zero_point(zero_point, shape: tuple, qmin: int, qmax: int) -> int | np.ndarray:
-    "Return `zero_point` as an int or a read-only int64 array after a check of its type, shape and range."
-    if type(zero_point) is int and qmin <= zero_point <= qmax:
-        return zero_point
-    zero_point = as_real_array(zero_point, "zero_point")
-    if zero_point.dtype.kind not in "iu":
-        raise TypeError(f"zero_point must be an integer, got {zero_point.dtype}")
-    if zero_point.shape not in ((), shape):
-        raise ValueError(f"zero_point must be one integer or have the scale's shape {shape}, got {zero_point.shape}")
-    outside = zero_point[(zero_point < qmin) | (zero_point > qmax)]
-    if outside.size:
-        raise ValueError(f"zero_point must lie in qmin..qmax = {qmin}..{qmax}, got {outside.flat[0]}")
-    zero_point = zero_point.astype(np.int64)
-    zero_point.setflags(write=False)
-    return zero_point if zero_point.ndim else int(zero_point)
-
-# %% ../nbs/02_steps.ipynb #288c6233
-def _checked_fields(qparams) -> dict:
-    "Return the fields of a QParams after a check of each: scale as a float or an array, the rest as Python's integers or arrays."
-    _check_codes(qparams.qmin, qparams.qmax)
-    scale = _check_scale(as_real_array(qparams.scale, "scale"))
-    _check_place(qparams.axis, qparams.group_size, scale.shape)
-    zero_point = _check_zero_point(qparams.zero_point, scale.shape, qparams.qmin, qparams.qmax)
-    whole = {name: int(value) for name, value in vars(qparams).items() if isinstance(value, np.integer)}
-    return whole | {"scale": float(scale) if type(qparams.scale) in (int, float) else scale, "zero_point": zero_point}
+    x, levels = as_real_array(x, "x"), as_levels(levels)
+    mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
+    return to_levels(_goes_up, x, levels, mode, draw(seed, x.shape) if mode == _STOCHASTIC else None)
 
 # %% ../nbs/02_steps.ipynb #c4ada984
 @dataclass(frozen=True, eq=False)
@@ -285,10 +156,10 @@ class QParams:
     qmax: int = 127  # largest code; qmin..qmax must fit an integer type of at most 32 bits
     axis: int | None = None  # every index of this axis has its own scale, shape (x.shape[axis],)
     group_size: int | None = None  # each run of so many values along the last axis has its own scale
-    dtype = property(lambda self: _smallest_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
+    dtype = property(lambda self: code_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
 
     def __post_init__(self):
-        vars(self).update(_checked_fields(self), _plan=_keep_plans(self))
+        vars(self).update(arrange(**vars(self)))
 
     def __reduce__(self):
         return QParams, tuple(getattr(self, f) for f in self.__match_args__)
@@ -298,28 +169,6 @@ class QParams:
         if not isinstance(other, QParams) or isinstance(self.scale, float) != isinstance(other.scale, float):
             return False  # with a Python float NumPy divides in the type of the data
         return all(same(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
-
-# %% ../nbs/02_steps.ipynb #37fcee1d
-def _channel_shapes(shape: tuple, axis, group_size) -> tuple[tuple, tuple]:
-    "Return the shape (outer, channels, inner) in which every channel has a scale, and the shape of the scales."
-    if axis is not None:
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"axis must be an axis of the data, whose shape is {shape}, got {axis}")
-        axis = int(axis) % len(shape)
-        return (prod(shape[:axis]), shape[axis], prod(shape[axis + 1:])), (shape[axis],)
-    if group_size is None:
-        return (1, 1, prod(shape)), ()
-    group_size = int(group_size)
-    if not shape or shape[-1] % group_size:
-        raise ValueError(f"group_size must divide the last axis of the data, whose shape is {shape}, got {group_size}")
-    scales = shape[:-1] + (shape[-1] // group_size,)
-    return (1, prod(scales), group_size), scales
-
-# %% ../nbs/02_steps.ipynb #9772af12
-def _check_scale_shape(qparams: QParams, scales: tuple, shape: tuple) -> None:
-    "Raise ValueError unless the scale of `qparams` has the shape `scales`, as data of the given shape need it."
-    if np.shape(qparams.scale) != scales:
-        raise ValueError(f"scale must have shape {scales} for data of shape {shape}, got {np.shape(qparams.scale)}")
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee
 @njit
@@ -337,187 +186,12 @@ def _quantize_one(x, scale, zero_point, qmin, qmax, mode, u):
         return qmax
     if q >= qmin:
         return np.int64(q)
-    return qmin  # NaN ends here as well; the loop counts it
-
-# %% ../nbs/02_steps.ipynb #e0d83c47
-@njit(nogil=True)
-def _quantize_rows(x, scale, zero_point, qmin, qmax, mode, noise, out):
-    nans = 0
-    for o in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            for i in range(x.shape[2]):
-                u = noise[o, c, i] if mode == _STOCHASTIC else 0.0
-                nans += np.isnan(x[o, c, i])
-                out[o, c, i] = _quantize_one(x[o, c, i], scale[c], zero_point[c], qmin, qmax, mode, u)
-    return nans
+    return qmin  # NaN ends here as well; the workshop counts and refuses it
 
 # %% ../nbs/02_steps.ipynb #344c3e23
 @njit
-def _saturate(code, qmin, qmax):
-    return min(qmax, max(qmin, code))
-
-@njit(error_model="numpy")  # a scale is never 0, and asking for each value would cost more than the division
 def _quantize_even(x, scale, zero_point, qmin, qmax):
-    return _saturate(np.rint(x / scale) + zero_point, qmin, qmax)
-
-@njit
-def _code32(x, scale, zero_point, qmin, qmax):
-    return np.int32(_quantize_even(x, scale, zero_point, qmin, qmax))
-
-@njit
-def _code64(x, scale, zero_point, qmin, qmax):
-    return np.int64(_quantize_even(x, scale, zero_point, qmin, qmax))
-
-@njit
-def _is_nan(x, qmin, qmax):
-    return np.int32(np.isnan(x))
-
-# %% ../nbs/02_steps.ipynb #333dd7c8
-@cache
-def _one_scale(one, wrong):
-    "Return the loop over a vector with one scale; it answers whether a value was wrong."
-    @njit(nogil=True)
-    def _loop(first, x, out, scale, zero_point, qmin, qmax):
-        bad = np.int32(0)
-        for i in range(x.size):
-            bad = max(bad, wrong(x[i], qmin, qmax))
-            out[i] = one(x[i], scale, zero_point, qmin, qmax)
-        return np.int64(bad)
-
-    return _loop
-
-# %% ../nbs/02_steps.ipynb #fcf48d57
-@cache
-def _scale_per_row(one, wrong):
-    "Return the loop over rows with a scale each."
-    @njit(nogil=True)
-    def _loop(first, x, out, scale, zero_point, qmin, qmax):
-        bad, c = np.int32(0), first % scale.size
-        for r in range(x.shape[0]):
-            s, z = scale[c], zero_point[c]
-            for i in range(x.shape[1]):
-                bad = max(bad, wrong(x[r, i], qmin, qmax))
-                out[r, i] = one(x[r, i], s, z, qmin, qmax)
-            c = c + 1 if c + 1 < scale.size else 0
-        return np.int64(bad)
-
-    return _loop
-
-# %% ../nbs/02_steps.ipynb #ba60d3f1
-@cache
-def _scale_per_short_row(one, wrong):
-    "Return the loop over short rows with a scale each, which are checked many at a time."
-    @njit(nogil=True)
-    def _loop(first, x, out, scale, zero_point, qmin, qmax):
-        bad, width, values, c = np.int32(0), x.shape[1], x.reshape(-1), first % scale.size
-        step = 1 + 1024 // width  # rows that stay in the cache between the check and the formula
-        for start in range(0, x.shape[0], step):
-            piece = values[start * width : (start + step) * width]
-            for i in range(piece.size):
-                bad = max(bad, wrong(piece[i], qmin, qmax))
-            for r in range(start, min(start + step, x.shape[0])):
-                s, z = scale[c], zero_point[c]
-                for i in range(width):
-                    out[r, i] = one(x[r, i], s, z, qmin, qmax)
-                c = c + 1 if c + 1 < scale.size else 0
-        return np.int64(bad)
-
-    return _loop
-
-# %% ../nbs/02_steps.ipynb #eb7b8ba3
-@cache
-def _scale_per_value(one, wrong):
-    "Return the loop over rows whose every value has its own scale, the same in all rows."
-    @njit(nogil=True)
-    def _loop(first, x, out, scale, zero_point, qmin, qmax):
-        bad = np.int32(0)
-        for r in range(x.shape[0]):
-            for i in range(x.shape[1]):
-                bad = max(bad, wrong(x[r, i], qmin, qmax))
-                out[r, i] = one(x[r, i], scale[i], zero_point[i], qmin, qmax)
-        return np.int64(bad)
-
-    return _loop
-
-# %% ../nbs/02_steps.ipynb #2787e950
-class _Plan(NamedTuple):
-    "How an array is swept; a QParams keeps it for the next array of the same type and shape."
-    loop: Callable  # the arrangement of scales: what makes its loop from two scalar kernels
-    shape: tuple  # in which the loop reads the array
-    args: tuple  # scale, zero point, qmin and qmax, as the loop takes them
-    codes: np.dtype  # the type of the codes
-    narrow: bool  # whether float32 holds scale and codes
-
-def _sweep(plan: _Plan, one, wrong, x: np.ndarray, out: np.ndarray) -> int:
-    "Fill `out` from `x`, both contiguous; return whether a value was wrong."
-    if x.shape != plan.shape:
-        x, out = x.reshape(plan.shape), out.reshape(plan.shape)
-    return _run(plan.loop(one, wrong), x, out, *plan.args) if x.size else 0
-
-# %% ../nbs/02_steps.ipynb #aacd33dc
-def _values_for(qparams: QParams, data: np.dtype | None) -> tuple:
-    """Return scale, in the type of `data / scale` or its own, and zero point, qmin and qmax, in float32 if that holds
-    every code: the first two as vectors, one value per channel."""
-    scale = np.asarray(qparams.scale)
-    if data is not None:
-        weak = qparams.scale if isinstance(qparams.scale, float) else scale.dtype
-        with np.errstate(over="ignore", under="ignore"):
-            scale = scale.astype(np.result_type(np.result_type(data, weak), np.float32))
-        _check_scale(scale)
-    work = np.float32 if scale.dtype == np.float32 and qparams.dtype.itemsize <= 2 else np.float64
-    zero_point = np.broadcast_to(qparams.zero_point, scale.shape).astype(work).reshape(-1)
-    return scale.reshape(-1), zero_point, work(qparams.qmin), work(qparams.qmax)
-
-# %% ../nbs/02_steps.ipynb #5ad1f0c7
-def _plan_for(qparams: QParams, data: np.dtype | None, shape: tuple) -> _Plan:
-    "Return the plan for data of a type, or None for codes, and of a shape; raise ValueError if the scale does not fit."
-    (outer, channels, inner), scales = _channel_shapes(shape, qparams.axis, qparams.group_size)
-    _check_scale_shape(qparams, scales, shape)
-    scale, zero_point, *ends = _values_for(qparams, data)
-    rest = qparams.dtype, ends[0].dtype == np.float32
-    if channels == 1:
-        return _Plan(_one_scale, (outer * inner,), (scale[0], zero_point[0], *ends), *rest)
-    if inner >= 16:
-        return _Plan(_scale_per_row if inner >= 256 else _scale_per_short_row, (outer * channels, inner), (scale, zero_point, *ends), *rest)
-    return _Plan(_scale_per_value, (outer, channels * inner), (np.repeat(scale, inner), np.repeat(zero_point, inner), *ends), *rest)
-
-# %% ../nbs/02_steps.ipynb #2c7b90ea
-def _keep_plans(qparams: QParams) -> Callable:
-    "Return a function that does what `_plan_for` does and keeps it for the next call; of many shapes, only some are kept."
-    plans = {}
-
-    def plan(data, shape):
-        found = plans.get((data, shape))
-        if found is None:
-            found = _plan_for(qparams, data, shape)
-            if len(plans) >= 8:
-                plans.clear()
-            plans[data, shape] = found
-        return found
-
-    return plan
-
-def _plan(qparams, data: np.dtype | None, shape: tuple) -> _Plan:
-    "Return what `_plan_for` does, if `qparams` is one."
-    if not isinstance(qparams, QParams):
-        raise TypeError(f"qparams must be a QParams, got {type(qparams).__name__}")
-    return qparams._plan(data, shape)
-
-# %% ../nbs/02_steps.ipynb #71e3c9d4
-def _converted(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    "Return `x` contiguous in a type; NaN is quiet then, and is found by the loop."
-    if x.dtype == dtype:
-        return x.astype(dtype, order="C", copy=False)
-    with np.errstate(invalid="ignore"):
-        return x.astype(dtype, order="C")
-
-def _by_rule(x: np.ndarray, qparams: QParams, mode: int, seed, out: np.ndarray) -> int:
-    "Quantize by any rule of rounding; return how many NaN there were."
-    scale, zero_point, qmin, qmax = _values_for(qparams, x.dtype)
-    blocks, _ = _channel_shapes(x.shape, qparams.axis, qparams.group_size)
-    settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, _noise(mode, seed, blocks)
-    x = _converted(x, scale.dtype).reshape(blocks)
-    return _quantize_rows(x, scale, *settings, out.reshape(blocks))
+    return min(qmax, max(qmin, np.rint(x / scale) + zero_point))
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
@@ -533,39 +207,16 @@ def quantize(
     Raises ValueError for NaN, for a scale or an `out` that does not fit, for an unknown rule and for
     stochastic rounding without a seed; TypeError if `x` is not real. Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
-    x, mode = as_real_array(x, "x"), _mode(rounding)
-    plan = _plan(qparams, x.dtype, x.shape)
-    out = _result(out, x.shape, plan.codes, x)
+    x, arrangement = as_real_array(x, "x"), as_kind(qparams, QParams, "qparams")._arrangement
+    mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
     if mode == _HALF_EVEN:
-        values = _converted(x, plan.args[0].dtype)
-        _refuse_nan(x, _sweep(plan, _code32 if plan.narrow else _code64, _is_nan, values, out))
-    else:
-        _refuse_nan(x, _by_rule(x, qparams, mode, seed, out))
-    return out
+        return to_codes(arrangement, _quantize_even, x, out)
+    return to_codes_by(arrangement, _quantize_one, x, mode, draw(seed, x.shape) if mode == _STOCHASTIC else None, out)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
 @njit
-def _value32(q, scale, zero_point, qmin, qmax):
-    return (np.float32(q) - zero_point) * scale
-
-@njit
-def _value64(q, scale, zero_point, qmin, qmax):
-    return (np.float64(q) - zero_point) * scale
-
-@njit
-def _is_outside(q, qmin, qmax):
-    return np.int32(q < qmin or q > qmax)
-
-@njit
-def _never(q, qmin, qmax):
-    return np.int32(0)
-
-# %% ../nbs/02_steps.ipynb #500c5e58
-def _refuse_outside(q: np.ndarray, qparams: QParams) -> None:
-    "Raise ValueError if one of the codes lies outside qmin..qmax."
-    outside = q[(q < qparams.qmin) | (q > qparams.qmax)]
-    if outside.size:
-        raise ValueError(f"q must lie in qmin..qmax = {qparams.qmin}..{qparams.qmax}, got {outside.flat[0]}")
+def _dequantize_one(q, scale, zero_point):
+    return (q - zero_point) * scale
 
 # %% ../nbs/02_steps.ipynb #57df5c8c
 def dequantize(
@@ -579,46 +230,8 @@ def dequantize(
     TypeError if `q` does not hold integers.
     Source: ONNX operator DequantizeLinear; Jacob et al. 2018, equation 1.
     """
-    q = as_real_array(q, "q")
-    if q.size and q.dtype.kind not in "iu":
-        raise TypeError(f"q must hold integers, got {q.dtype}")
-    plan = _plan(qparams, None, q.shape)
-    if q.dtype != plan.codes:
-        _refuse_outside(q, qparams)
-    out, codes = _result(out, q.shape, plan.args[0].dtype, q), q.astype(plan.codes, order="C", copy=False)
-    wrong = _never if qparams.qmax - qparams.qmin + 1 == 256**plan.codes.itemsize else _is_outside  # all codes or some
-    if _sweep(plan, _value32 if plan.narrow else _value64, wrong, codes, out):
-        _refuse_outside(q, qparams)
-    return out
-
-# %% ../nbs/02_steps.ipynb #4f77c2e9
-@njit
-def _fake_one(x, scale, zero_point, qmin, qmax):
-    return (_quantize_even(x, scale, zero_point, qmin, qmax) - zero_point) * scale
-
-@njit
-def _fake_weak(x, scale, zero_point, qmin, qmax):
-    code = _quantize_even(x, np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax))
-    return (np.float64(code) - zero_point) * scale
-
-# %% ../nbs/02_steps.ipynb #6d87fb3e
-def _fake_kernel(x: np.ndarray, qparams: QParams):
-    "Return the kernel that does both steps at once as the two do them, and the type of what it reads; None if there is none."
-    narrow, weak = qparams.dtype.itemsize <= 2, isinstance(qparams.scale, float)
-    if x.dtype == np.float32 and narrow:
-        return _fake_weak if weak else _fake_one if qparams.scale.dtype == np.float32 else None
-    return _fake_one if x.dtype == np.float64 and (weak or qparams.scale.dtype == np.float64) else None
-
-# %% ../nbs/02_steps.ipynb #6c3e61cf
-def _in_two_steps(x: np.ndarray, qparams: QParams, rounding, seed, out) -> np.ndarray:
-    "Return dequantize(quantize(x)), in the type of `x` if that is a float."
-    y = dequantize(quantize(x, qparams, rounding, seed), qparams)
-    with np.errstate(over="ignore", under="ignore"):
-        y = y.astype(x.dtype if x.dtype.kind == "f" else y.dtype, copy=False)
-    if out is None:
-        return y
-    _result(out, y.shape, y.dtype, x)[...] = y
-    return out
+    q, arrangement = as_whole_array(q, "q"), as_kind(qparams, QParams, "qparams")._arrangement
+    return to_values(arrangement, _dequantize_one, q, out)
 
 # %% ../nbs/02_steps.ipynb #ee4dcc27
 def fake_quantize(
@@ -633,26 +246,11 @@ def fake_quantize(
     Raises what `quantize` raises.
     Source: Jacob et al. 2018, section 3, equation 12.
     """
-    x = as_real_array(x, "x")
-    plan, one = _plan(qparams, x.dtype, x.shape), _fake_kernel(x, qparams)
-    if one is None or _mode(rounding) != _HALF_EVEN:
-        return _in_two_steps(x, qparams, rounding, seed, out)
-    if one is _fake_weak:
-        plan = _plan(qparams, None, x.shape)
-    out = _result(out, x.shape, x.dtype, x)
-    _refuse_nan(x, _sweep(plan, one, _is_nan, x.astype(x.dtype, order="C", copy=False), out))
-    return out
-
-# %% ../nbs/02_steps.ipynb #e9cae319
-def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
-    "Return `x` and `y` as float64 after a check that they have one shape and hold something."
-    x, y = as_real_array(x, "x"), as_real_array(y, "y")
-    if x.shape != y.shape:
-        raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
-    if x.size == 0:
-        raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        return x.astype(np.float64, order="C"), y.astype(np.float64, order="C")  # sums run in one order, whatever the layout
+    x, arrangement = as_real_array(x, "x"), as_kind(qparams, QParams, "qparams")._arrangement
+    mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
+    if mode == _HALF_EVEN and goes_at_once(arrangement, x):
+        return there_and_back(arrangement, _quantize_even, _dequantize_one, x, out)
+    return hand_out(dequantize(quantize(x, qparams, rounding, seed), qparams), x, out)
 
 # %% ../nbs/02_steps.ipynb #7bb77a0a
 def mse(
@@ -664,7 +262,7 @@ def mse(
     Raises ValueError if the shapes differ or are empty; TypeError if an argument is not real.
     Source: Gersho and Gray 1991, chapter 5.
     """
-    x, y = _pair(x, y)
+    x, y = as_pair(x, y)
     with np.errstate(all="ignore"):
         return float(np.mean(np.square(x - y)))
 
@@ -673,12 +271,12 @@ def max_abs_error(
     x,  # original values
     y,  # values to compare, same shape and units
 ) -> float:  # max |x - y|, units of x
-    """Return the largest absolute error.
+    """Return the largest absolute error, in float64: integers beyond 2**53 are rounded to it first.
 
     Raises ValueError if the shapes differ or are empty; TypeError if an argument is not real.
     Source: by definition, the maximum norm of x - y.
     """
-    x, y = _pair(x, y)
+    x, y = as_pair(x, y)
     with np.errstate(all="ignore"):
         return float(np.max(np.abs(x - y)))
 
@@ -687,12 +285,12 @@ def sqnr_db(
     x,  # original values: the signal
     y,  # values to compare, same shape and units; y - x is the noise
 ) -> float:  # decibels; inf where x and y are equal
-    """Return the signal-to-quantization-noise ratio, `10 log10(sum(x**2) / sum((x - y)**2))`.
+    """Return the signal-to-quantization-noise ratio, `10 log10(sum(x**2) / sum((x - y)**2))`; nan where an infinity is in both.
 
     Raises ValueError if the shapes differ or are empty; TypeError if an argument is not real.
     Source: Gersho and Gray 1991, chapter 5.
     """
-    x, y = _pair(x, y)
+    x, y = as_pair(x, y)
     with np.errstate(all="ignore"):
         noise = x - y
         down = -np.frexp(max(np.max(np.abs(x)), np.max(np.abs(noise))))[1]  # without it squares might overflow, or all be 0
@@ -710,7 +308,7 @@ def cosine_similarity(
     TypeError if an argument is not real.
     Source: by definition, the cosine of an angle by the inner product.
     """
-    x, y = _pair(x, y)
+    x, y = as_pair(x, y)
     x, y = normalize(x), normalize(y)
     with np.errstate(under="ignore"):
         cosine = np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))

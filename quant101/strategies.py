@@ -7,107 +7,19 @@ __all__ = ['absmax_qparams', 'OutlierSplit', 'split_outliers', 'split_matmul']
 
 # %% ../nbs/03_strategies.ipynb #25882979
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from numba import njit
 
-from .steps import QParams, _channel_shapes, _check_place, dequantize, quantize
-from .workshop.arrays import as_int as _as_int, as_real_array
-from .workshop.threads import parts_for as _parts, run_in_parts as _run
+from .steps import QParams, dequantize, quantize
+from .workshop.arrays import as_factor, as_floats, as_kind, as_matrix, as_positive
+from .workshop.scales import accumulator_type, check_pulled_out, code_range, scale_of_magnitude
+from .workshop.sweep import largest
 
 # %% ../nbs/03_strategies.ipynb #1b7fabfe
 @njit
 def _larger_magnitude(most, pattern, mask):
-    "Return the larger of `most` and `pattern` without its sign bit."
     return max(most, pattern & mask)
-
-# %% ../nbs/03_strategies.ipynb #79f4888b
-@njit(nogil=True)
-def _absmax_vector(first, patterns, out, mask):
-    whole = patterns.dtype.type  # without it Numba would go on in 64 bits
-    most = whole(0)
-    for i in range(patterns.size):
-        most = whole(_larger_magnitude(most, patterns[i], mask))
-    return most
-
-@njit(nogil=True)
-def _absmax_rows(first, patterns, out, mask):
-    for r in range(patterns.shape[0]):
-        out[r] = _absmax_vector(0, patterns[r], out, mask)
-    return 0
-
-@njit(nogil=True)
-def _absmax_columns(first, patterns, out, mask):
-    for r in range(patterns.shape[0]):
-        for i in range(patterns.shape[1]):
-            out[0, i] = _larger_magnitude(out[0, i], patterns[r, i], mask)
-    return 0
-
-# %% ../nbs/03_strategies.ipynb #9ef10381
-_INTEGERS = {4: (np.dtype(np.int32), np.int32(2**31 - 1)), 8: (np.dtype(np.int64), np.int64(2**63 - 1))}  # by bytes of a float
-
-def _absmax_patterns(patterns: np.ndarray, mask) -> np.ndarray:
-    "Return the largest magnitude of each channel, as bits, of bits of shape (outer, channels, inner)."
-    outer, channels, inner = patterns.shape
-    if channels == 1:
-        return np.array([_run(_absmax_vector, patterns.reshape(-1), patterns.reshape(-1), mask)], patterns.dtype)
-    if inner >= 16:
-        out = np.empty(outer * channels, patterns.dtype)
-        _run(_absmax_rows, patterns.reshape(-1, inner), out, mask)
-        return out.reshape(outer, channels).max(axis=0) if outer > 1 else out
-    out = np.zeros((_parts(patterns.nbytes), channels * inner), patterns.dtype)  # a row for each thread
-    _run(_absmax_columns, patterns.reshape(outer, channels * inner), out, mask)
-    return out.max(axis=0).reshape(channels, inner).max(axis=1)
-
-# %% ../nbs/03_strategies.ipynb #126081de
-def _absmax(
-    x: np.ndarray,  # float32 or float64, shape (outer, channels, inner)
-) -> np.ndarray:  # largest |x| of each channel, x's dtype, shape (channels,)
-    "Return the largest magnitude of each channel. Raises ValueError if `x` holds NaN or infinity."
-    whole, all_but_sign = _INTEGERS[x.itemsize]
-    absmax = _absmax_patterns(np.ascontiguousarray(x).view(whole), all_but_sign).view(x.dtype)
-    largest = absmax.max() if absmax.size > 1 else absmax.item()  # of one number, without a reduction
-    if not largest < np.inf:  # true of NaN as well
-        raise ValueError(f"x must be finite, so that a range can be found, got {absmax[~np.isfinite(absmax)][0]}")
-    return absmax
-
-# %% ../nbs/03_strategies.ipynb #162ada20
-def _as_floats(x) -> np.ndarray:
-    "Return `x`, which must not be empty, as float32 or float64: integers become float64."
-    x = as_real_array(x, "x")
-    if x.size == 0:
-        raise ValueError(f"x must hold a value, so that a range can be found, got shape {x.shape}")
-    if x.dtype.char in "fd":
-        return x
-    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
-
-# %% ../nbs/03_strategies.ipynb #c9c87951
-def _code_range(bits, narrow) -> tuple[int, int]:
-    "Return the smallest and the largest signed code of `bits` bits."
-    bits = _as_int(bits, "bits", 2, 16)
-    if not isinstance(narrow, (bool, np.bool_)):
-        raise TypeError(f"narrow must be True or False, got {type(narrow).__name__}")
-    qmax = 2 ** (bits - 1) - 1
-    return (-qmax if narrow else -qmax - 1), qmax
-
-# %% ../nbs/03_strategies.ipynb #ea62806e
-def _scale_for(
-    absmax: np.ndarray,  # largest magnitudes, float32 or float64, finite
-    steps: float,  # how many steps lie between 0 and absmax
-) -> np.ndarray:  # absmax / steps, rounded up where it is subnormal; 1 where absmax is 0
-    "Return the scales with which `absmax` is `steps` steps away from zero."
-    tiny, steps = np.finfo(absmax.dtype).tiny, absmax.dtype.type(steps)
-    smallest = absmax.min() if absmax.size > 1 else absmax.item()
-    if smallest >= 2 * steps * tiny:
-        return absmax / steps
-    with np.errstate(under="ignore", over="ignore"):
-        scale = absmax / steps
-        covered = np.ldexp(scale.astype(np.float64), 600) * steps  # far from where products are rounded more coarsely
-        short = (scale < tiny) & (covered < np.ldexp(absmax.astype(np.float64), 600))
-        scale[short] = np.nextafter(scale[short], scale.dtype.type(1))
-    scale[absmax == 0] = 1
-    return scale
 
 # %% ../nbs/03_strategies.ipynb #ada79850
 def absmax_qparams(
@@ -124,11 +36,9 @@ def absmax_qparams(
     that does not fit, and for both together; TypeError for arguments of another kind.
     Source: Wu et al. 2020, sections 3.1.2 and 3.2; with narrow=False as PyTorch's MinMaxObserver.
     """
-    x, (qmin, qmax) = _as_floats(x), _code_range(bits, narrow)
-    _check_place(axis, group_size)
-    blocks, scales = _channel_shapes(x.shape, axis, group_size)
-    scale = _scale_for(_absmax(x.reshape(blocks)), (qmax - qmin) / 2)
-    return QParams(scale.reshape(scales), 0, qmin, qmax, axis, group_size)
+    x, (qmin, qmax) = as_floats(x, "x"), code_range(bits, narrow=narrow)
+    scale = scale_of_magnitude(largest(_larger_magnitude, x, axis, group_size), (qmax - qmin) / 2)
+    return QParams(scale, 0, qmin, qmax, axis, group_size)
 
 # %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
@@ -137,7 +47,7 @@ class OutlierSplit:
     q: np.ndarray  # integer codes, 0 in the outlier columns, shape (rows, columns)
     qparams: QParams  # what the codes mean: one scale per row (axis 0), zero point 0
     columns: np.ndarray  # indices of the k outlier columns, ascending, int64, shape (k,)
-    outliers: np.ndarray  # these columns in full precision, x's floating type, shape (rows, k)
+    outliers: np.ndarray  # these columns as they were, x's floating type, shape (rows, k)
 
     @property
     def shape(self) -> tuple:
@@ -156,25 +66,13 @@ class OutlierSplit:
         x[:, self.columns] = self.outliers
         return x
 
-# %% ../nbs/03_strategies.ipynb #afe8681c
-def _as_threshold(threshold) -> float:
-    "Return `threshold` as a float greater than 0; infinity is allowed."
-    if isinstance(threshold, bool) or not isinstance(threshold, Real):
-        raise TypeError(f"threshold must be a real number, got {type(threshold).__name__}")
-    if not threshold > 0:
-        raise ValueError(f"threshold must be greater than 0, got {threshold}")
-    try:
-        return float(threshold)
-    except OverflowError:  # a whole number beyond all floats
-        return np.inf
-
 # %% ../nbs/03_strategies.ipynb #b7da5212
 def split_outliers(
     x,  # real values, shape (rows, columns), usually tokens by features; finite, at least one
     threshold: float = 6.0,  # a column with any |x| >= threshold is an outlier; > 0, units of x
     bits: int = 8,  # bits of the codes of the other columns, 2 to 16
 ) -> OutlierSplit:
-    """Keep the columns with large values in full precision and quantize the rest, a scale per row.
+    """Keep the columns with large values as they are and quantize the rest, a scale per row.
 
     A row's scale reaches its largest magnitude outside the outlier columns. The threshold is taken
     in the type of `x`, float32 at least.
@@ -182,12 +80,10 @@ def split_outliers(
     or not greater than 0, and bits outside 2..16; TypeError for arguments of another kind.
     Source: Dettmers et al. 2022, section 3.2.
     """
-    given, threshold = as_real_array(x, "x"), _as_threshold(threshold)
-    if given.ndim != 2:
-        raise ValueError(f"x must be a matrix of rows and columns, got shape {given.shape}")
-    rest = _as_floats(given).copy()
+    given, threshold = as_matrix(x, "x"), as_positive(threshold, "threshold")
+    rest = as_floats(given, "x").copy()
     with np.errstate(over="ignore"):
-        columns = np.flatnonzero(_absmax(rest[:, :, None]) >= rest.dtype.type(threshold))
+        columns = np.flatnonzero(largest(_larger_magnitude, rest, axis=1) >= rest.dtype.type(threshold))
     outliers = (given if given.dtype.kind == "f" else rest)[:, columns]
     rest[:, columns] = 0
     qparams = absmax_qparams(rest, bits, axis=0)
@@ -196,38 +92,11 @@ def split_outliers(
 # %% ../nbs/03_strategies.ipynb #57ae49b9
 @njit
 def _multiply_rows(a, b, out):
-    "Add the matrix product of `a` and `b` to `out`, in the type of `out`, the products of a sum one after the other."
     whole = out.dtype.type
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             for j in range(b.shape[1]):
                 out[i, j] += whole(a[i, k]) * whole(b[k, j])
-
-# %% ../nbs/03_strategies.ipynb #b6d9bbe4
-def _check_weight(w: np.ndarray, columns: int, qparams: QParams | None) -> QParams:
-    "Return the weight's qparams, by absmax per column if None was given, if they and `w` fit."
-    if w.ndim != 2 or w.shape[0] != columns or w.size == 0:
-        raise ValueError(f"w must have a row for each of the {columns} columns of x, got shape {w.shape}")
-    if not np.isfinite(w).all():
-        raise ValueError(f"w must be finite, got {w[~np.isfinite(w)][0]}")
-    if qparams is None:
-        return absmax_qparams(w, axis=1)
-    if not isinstance(qparams, QParams):
-        raise TypeError(f"w_qparams must be a QParams, got {type(qparams).__name__}")
-    if qparams.group_size is not None or qparams.axis not in (None, 1, -1):
-        place = f"axis {qparams.axis} and group_size {qparams.group_size}"
-        raise ValueError(f"w_qparams must have one scale or one per column (axis 1), got {place}")
-    if np.any(qparams.zero_point):
-        raise ValueError(f"w_qparams must have the zero point 0, got {qparams.zero_point}")
-    return qparams
-
-# %% ../nbs/03_strategies.ipynb #f3b9d5a1
-def _accumulator_type(split: OutlierSplit, w_qparams: QParams) -> type:
-    "Return int32 if it holds every sum of products of codes, or else int64. Raises ValueError if that does not either."
-    worst = split.shape[1] * split.qparams.qmax * max(-w_qparams.qmin, w_qparams.qmax)
-    if worst >= 2**63:
-        raise ValueError(f"split and w_qparams must have codes whose products add up to less than 2**63, got up to {worst}")
-    return np.int32 if worst < 2**31 else np.int64
 
 # %% ../nbs/03_strategies.ipynb #2d3a5669
 def split_matmul(
@@ -241,16 +110,13 @@ def split_matmul(
     the sum; TypeError if `w` is not real.
     Source: Dettmers et al. 2022, section 3.2.
     """
-    if not isinstance(split, OutlierSplit):
-        raise TypeError(f"split must be an OutlierSplit, got {type(split).__name__}")
-    w = as_real_array(w, "w")
-    w_qparams = _check_weight(w, split.shape[1], w_qparams)
-    accumulated = np.zeros((split.shape[0], w.shape[1]), _accumulator_type(split, w_qparams))
-    _multiply_rows(split.q, quantize(w, w_qparams), accumulated)
-    w_type = w.dtype if w.dtype.kind == "f" else np.float64
+    w = as_factor(w, "w", as_kind(split, OutlierSplit, "split").shape[1])
+    p = absmax_qparams(w, axis=1) if w_qparams is None else as_kind(w_qparams, QParams, "w_qparams")
+    check_pulled_out(p.axis, p.group_size, p.zero_point, "w_qparams")
+    kind = accumulator_type(split.shape[1], split.qparams.qmax, max(-p.qmin, p.qmax), "split and w_qparams")
+    sums, outlier_part = (np.zeros((split.shape[0], w.shape[1]), t) for t in (kind, np.float64))
+    _multiply_rows(split.q, quantize(w, p), sums)
+    _multiply_rows(split.outliers.astype(np.float64), w[split.columns].astype(np.float64), outlier_part)
     with np.errstate(over="ignore", under="ignore"):
-        y = accumulated * split.qparams.scale.astype(np.float64)[:, None] * w_qparams.scale
-        outlier_part = np.zeros_like(y)  # not by NumPy's library, whose sums depend on the number of its threads
-        _multiply_rows(split.outliers.astype(np.float64), w[split.columns].astype(np.float64), outlier_part)
-        y += outlier_part
-        return y.astype(np.result_type(split.outliers.dtype, w_type, np.float32))
+        y = sums * split.qparams.scale.astype(np.float64)[:, None] * p.scale + outlier_part
+        return y.astype(np.result_type(split.outliers.dtype, w.dtype if w.dtype.kind == "f" else np.float64, np.float32))

@@ -9,58 +9,7 @@ __all__ = ['symmetric_qparams', 'asymmetric_qparams']
 import numpy as np
 
 from .steps import QParams
-from .workshop.arrays import as_int as _as_int, as_real_array
-
-# %% ../nbs/05_symmetry.ipynb #e308cfcd
-def _code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    "Return the smallest and the largest code of an integer of 2 to 16 bits."
-    codes = 1 << _as_int(bits, "bits", 2, 16)
-    for name, value in (("signed", signed), ("narrow", narrow)):
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-    return (-codes // 2 + int(narrow), codes // 2 - 1) if signed else (0, codes - 1)
-
-# %% ../nbs/05_symmetry.ipynb #800ba221
-def _check_ends(lo, hi) -> tuple[np.ndarray, np.ndarray]:
-    "Return `lo` and `hi` as float64 of one shape, widened to include 0."
-    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
-        lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
-    for name, end in (("lo", lo), ("hi", hi)):
-        if not np.isfinite(end).all():
-            raise ValueError(f"{name} must be finite, got {end[~np.isfinite(end)][0]}")
-    if lo.shape != hi.shape and lo.ndim and hi.ndim:
-        raise ValueError("lo and hi must have one shape, or one of them be a number, "
-                         f"got {lo.shape} and {hi.shape}")
-    lo, hi = np.broadcast_arrays(lo, hi)
-    if (lo > hi).any():
-        raise ValueError(f"lo must not be greater than hi, got {lo[lo > hi][0]} and {hi[lo > hi][0]}")
-    return np.minimum(lo, 0.0), np.maximum(hi, 0.0)
-
-# %% ../nbs/05_symmetry.ipynb #60178b48
-def _step(lo: np.ndarray, hi: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    "Return m and e with (hi - lo) / steps = m * 2**e, without overflow or underflow; m = 1 for an empty range."
-    exponent = np.frexp(np.maximum(-lo, hi))[1]
-    with np.errstate(under="ignore"):
-        step = (np.ldexp(hi, -exponent) - np.ldexp(lo, -exponent)) / steps
-    return np.where(lo == hi, 1.0, step), exponent
-
-# %% ../nbs/05_symmetry.ipynb #08af4d31
-def _kept_type(lo, hi) -> np.dtype | None:
-    "Return the floating type of `lo` and `hi`, float32 at least, or None if both are Python numbers."
-    ends = [end if type(end) in (int, float) else np.asarray(end).dtype for end in (lo, hi)]
-    plain = not any(isinstance(end, np.dtype) for end in ends)
-    return None if plain else np.result_type(*ends, np.float32)
-
-# %% ../nbs/05_symmetry.ipynb #bf08966c
-def _keep(step: np.ndarray, exponent: np.ndarray, kept: np.dtype | None) -> float | np.ndarray:
-    "Return step * 2**exponent in the type `kept`, rounded up where it is subnormal; a Python float for None."
-    dtype = np.dtype(kept or np.float64)
-    with np.errstate(under="ignore", over="ignore"):
-        scale = np.ldexp(step, exponent).astype(dtype)
-        rounded_down = np.ldexp(scale.astype(np.float64), -exponent) < step
-        short = rounded_down & (scale < np.finfo(dtype).tiny)
-        scale = np.where(short, np.nextafter(scale, dtype.type(1)), scale)
-    return scale if kept else float(scale)
+from .workshop.scales import code_range, range_ends, scale_of_step, step_between
 
 # %% ../nbs/05_symmetry.ipynb #0a836a84
 def symmetric_qparams(
@@ -77,12 +26,12 @@ def symmetric_qparams(
     `scale = 2 * max(|lo|, |hi|) / (qmax - qmin)`, computed in float64; a range of zeros has scale 1.
     Raises ValueError for a range that is not finite or upside down, shapes that do not fit and bits outside 2..16;
     TypeError for arguments of another kind.
-    Source: Krishnamoorthi 2018, section 2.2; Nagel et al. 2021, section 2.2.2.
+    Source: Krishnamoorthi 2018, section 2.2; Nagel et al. 2021, section 2.2.1.
     """
-    qmin, qmax = _code_range(bits, signed, narrow)
-    low, high = _check_ends(lo, hi)
+    qmin, qmax = code_range(bits, signed, narrow)
+    low, high = range_ends(lo, hi)
     absmax = np.maximum(-low, high)
-    scale = _keep(*_step(-absmax, absmax, qmax - qmin), _kept_type(lo, hi))
+    scale = scale_of_step(*step_between(-absmax, absmax, qmax - qmin), lo, hi)
     return QParams(scale, (qmin + qmax + 1) // 2, qmin, qmax, axis, group_size)
 
 # %% ../nbs/05_symmetry.ipynb #f014dbf0
@@ -102,10 +51,10 @@ def asymmetric_qparams(
     TypeError for arguments of another kind.
     Source: Jacob et al. 2018, section 2.1; ONNX Runtime, quantization/quant_utils.py, compute_scale_zp.
     """
-    qmin, qmax = _code_range(bits, signed, False)
-    low, high = _check_ends(lo, hi)
-    step, exponent = _step(low, high, qmax - qmin)
+    qmin, qmax = code_range(bits, signed)
+    low, high = range_ends(lo, hi)
+    step, exponent = step_between(low, high, qmax - qmin)
     with np.errstate(under="ignore"):
         zero_point = np.rint(qmin - np.ldexp(low, -exponent) / step)
     zero_point = np.where(low == high, 0, zero_point).astype(np.int64)
-    return QParams(_keep(step, exponent, _kept_type(lo, hi)), zero_point, qmin, qmax, axis, group_size)
+    return QParams(scale_of_step(step, exponent, lo, hi), zero_point, qmin, qmax, axis, group_size)

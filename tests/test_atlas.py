@@ -16,6 +16,7 @@ from quant101 import atlas
 from quant101.atlas import (BITSANDBYTES, GGML, GGML_Q4_0, MODELOPT, ONNX, ORT, ORT_SYMMETRIC, TORCH, TORCH_FAKE, TORCH_INT32,
                             TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_PER_CHANNEL, Convention, explain, qparams_as,
                             quantize_as)
+from quant101.workshop import conventions
 
 NAMED = [v for v in vars(atlas).values() if isinstance(v, Convention)]
 
@@ -353,7 +354,7 @@ def test_layout_and_shape_do_not_matter(convention):
     assert np.array_equal(quantize_as(x, np.full((4, 1), 0.25), np.full(6, zero_point), convention, dtype), want)
     assert quantize_as(np.float32(0.6), 0.25, zero_point, convention, dtype).shape == ()
     assert quantize_as([], 0.25, zero_point, convention, dtype).shape == (0,)
-    assert want.dtype.kind == ("i" if atlas._CODES[dtype][0] < 0 else "u")
+    assert want.dtype.kind == ("i" if conventions.CODES[dtype][0] < 0 else "u")
 
 
 def test_every_rule_that_a_convention_may_name_is_used_by_one():
@@ -409,6 +410,11 @@ def test_an_explanation_takes_scales_per_row():
     scale = np.float32([[0.1], [0.3], [0.7]])
     found = explain(x, scale, 0, ORT, MODELOPT)
     assert found.count == (quantize_as(x, scale, 0, ORT) != quantize_as(x, scale, 0, MODELOPT)).sum()
+
+
+def test_an_explanation_can_begin_with_a_span_that_has_one_zero_point_alone():
+    found = explain([0.5, 250.0], 1.0, 8, GGML_Q4_0, ORT)
+    assert found.count == 2 and "toward-zero" in found.reasons[0] and "low 8 bits" in found.reasons[1]
 
 
 def reason_of(x, scale, zero_point, a, b, dtype):
@@ -469,6 +475,7 @@ def test_a_convention_agrees_with_itself():
     (lambda: quantize_as(np.ones((2, 3)), np.ones(4), 0, TORCH), ValueError, "scale must broadcast"),
     (lambda: quantize_as([1.0], -1.0, 0, GGML), ValueError, "scale must be finite and at least 0 in float32 for GGML, got -1"),
     (lambda: quantize_as([1.0], np.inf, 8, GGML_Q4_0, "uint4"), ValueError, "scale must be finite in float32 for GGML_Q4_0, got inf"),
+    (lambda: quantize_as([1.0], 0.0, 8, replace(GGML_Q4_0, dead=None), "uint4"), ValueError, "scale must be finite and not 0 in float32"),
     (lambda: explain(np.ones((2, 3)), np.ones(2), 0, ORT, TORCH), ValueError, r"scale must broadcast to x with shape \(2, 3\), got shape \(2,\)"),
     (lambda: explain(np.ones((2, 3)), 1.0, [1, 2], ORT, TORCH), ValueError, "zero_point must broadcast to x"),
     (lambda: explain([1.0, 2.0], [], 0, ORT, TORCH), ValueError, "scale must broadcast"),

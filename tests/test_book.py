@@ -2,13 +2,15 @@
 
 import json
 import os
+import posixpath
 import re
 import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from tests_support import NOTEBOOKS, ROOT, needs, run
+from sphinx.util.inventory import InventoryFile
+from tests_support import NOTEBOOKS, ROOT, needs, public_names, run
 
 HTML = ROOT / "_build/html"
 PAGES = sorted(p for p in (HTML / "nbs").rglob("*.html"))
@@ -103,6 +105,49 @@ def test_page_needs_no_other_host(page, browser):
     assert [u for u in asked if not u.startswith(("file:", "data:", "blob:"))] == []
     assert errors == []
     assert wide <= 0, "the page scrolls sideways"
+
+
+# The API reference
+
+
+def inventory():
+    "What intersphinx reads: the places of the names of the Python domain, by kind."
+    with open(HTML / "objects.inv", "rb") as file:
+        found = InventoryFile.load(file, "", posixpath.join)
+    return {kind.removeprefix("py:"): {name: item[2] for name, item in items.items()} for kind, items in found.items() if kind.startswith("py:")}
+
+
+def test_every_public_name_is_in_the_inventory():
+    known = inventory()
+    places = {name: place for items in known.values() for name, place in items.items()}
+    missing = [name for name, _, _ in public_names() if places.get(f"quant101.{name}") != f"nbs/api.html#quant101.{name}"]
+    assert not missing
+    assert places["quant101.steps.quantize"] == places["quant101.quantize"]  # by the module as well
+    assert {"quant101.quantize", "quant101.plots.use_style"} <= set(known["function"]) and "quant101.QParams" in known["class"]
+    assert {f"quant101.{kind}.{name}" for kind in ("Calibrator", "MinMax", "Entropy") for name in ("update", "merge", "range")} <= set(known["method"])
+    assert "quant101.QParams.scale" in known["attribute"] and "quant101.QParams.dtype" in known["property"]
+    anchors = re.findall(r' id="([^"]+)"', (HTML / "nbs/api.html").read_text(encoding="utf8"))
+    assert {place.split("#")[1] for place in places.values()} <= set(anchors)
+
+
+def test_entries_and_chapters_lead_to_each_other():
+    text = {page.relative_to(HTML / "nbs").as_posix(): page.read_text(encoding="utf8") for page in PAGES}
+    back = {(page, anchor) for page, html in text.items() for anchor in re.findall(r'href="(?:\.\./)?api\.html#([^"]+)"', html)}
+    assert {anchor for _, anchor in back} == {f"quant101.{name}" for name, _, _ in public_names()}
+    places = re.findall(r'href="([\w/]+\.html)#([\w-]+)"><span class="std std-ref">(\w+) in “', text["api.html"])
+    assert sorted(name for *_, name in places) == sorted(own for _, _, own in public_names())
+    for page, anchor, name in places:
+        assert f'id="{anchor}"' in text[page]
+        assert any(there == page and entry.endswith(f".{name}") for there, entry in back)
+
+
+def test_an_entry_says_what_the_code_says():
+    text = " ".join("".join(Page(HTML / "nbs/api.html").text).split())
+    entry = text[text.index("quant101.dequantize(q, qparams, out=None)"):text.index("quant101.fake_quantize(")]
+    for said in ("q – integer codes of any shape, each in qmin..qmax", "qparams (QParams) – the parameters they were made with",
+                 "Raises ValueError for a code outside qmin..qmax", "Source: ONNX operator DequantizeLinear",
+                 "the scale’s type (float64 for a Python float), same shape as q", "q.dequantize([1, 3, 5, 15]", "array([-1., 0., 1., 6.])"):
+        assert said in entry, said
 
 
 # The build itself, on a book of one page

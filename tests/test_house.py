@@ -22,7 +22,7 @@ import yaml
 from fastcore.docments import docments
 from packaging.specifiers import SpecifierSet
 from tests_clock import assertions_on_times
-from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, module_name, run
+from tests_support import MODULES, NOTEBOOKS, ROOT, code_cells, module_name, public_names, run
 
 sys.path.insert(0, str(ROOT / "_ext"))
 import quant101_book  # noqa: E402
@@ -127,7 +127,7 @@ def test_notebook_runs(path):
 # Three layers, and arrows only go down: tools stand on everything, a chapter on the workshop and on earlier chapters,
 # a room of the workshop on the rooms before it. The table of contents says which is which, and in what order.
 
-PARTS = {"The workshop": "workshop", "The course": "course", "Measured": "tools"}
+PARTS = {"The workshop": "workshop", "The course": "course", "Measured": "tools", "References": "references"}
 
 
 class Page(NamedTuple):
@@ -165,12 +165,12 @@ def pages():
 def arrows_that_go_up(pages):
     "Every import that does not go down, as (page, module)."
     pages = [page._replace(imported=page.imported - {page.module}) for page in pages]
-    rooms, chapters = ([p.module for p in pages if PARTS.get(p.part) == layer] for layer in ("workshop", "course"))
+    rooms, chapters, tools = ([p.module for p in pages if PARTS.get(p.part) == layer] for layer in ("workshop", "course", "tools"))
     found = []
     for page in pages:
         below = {"workshop": rooms[: rooms.index(page.module)] if page.module in rooms else [],
                  "course": [*rooms, *(chapters[: chapters.index(page.module)] if page.module in chapters else [])],
-                 "tools": ["", *rooms, *chapters]}[PARTS[page.part]]
+                 "tools": ["", *rooms, *chapters], "references": ["", *rooms, *chapters, *tools]}[PARTS[page.part]]
         found += [(page.module, name) for name in sorted(page.imported - set(below))]
     return found
 
@@ -232,11 +232,60 @@ def test_public_names_are_documented(path):
         if callable(thing) and getattr(thing, "__module__", "") == module.__name__:
             assert thing.__doc__ and thing.__doc__.strip(), f"{name} has no docstring"
             if not isinstance(thing, type):
-                missing = [k for k, v in docments(thing).items() if v is None and k not in ("return", "args", "kwargs")]
+                missing = [k for k, v in docments(inspect.unwrap(thing)).items() if v is None and k not in ("return", "args", "kwargs")]
                 assert not missing, f"{name}: no docment for {missing}"
 
 
+# A chapter's page is prose, formulas and short public functions; all else stands once, in the workshop
+
 CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
+
+
+def body_lines(function):
+    "Lines of a function's body, from the first statement after the docstring to the last."
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def machinery(source):
+    "What a chapter's module holds besides scalar kernels, constants, classes and short public functions."
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("_"):
+            bare = [ast.unparse(d) for d in node.decorator_list] == ["njit"]
+            found += [node.name] if not bare or body_lines(node) > 8 else []
+        elif isinstance(node, ast.ClassDef) and node.name.startswith("_"):
+            found.append(node.name)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            functions = [f for f in ast.walk(node) if isinstance(f, ast.FunctionDef)]
+            found += [f.name for f in functions if body_lines(f) > 10]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):  # a constant; a lambda would be a function in disguise
+            found += [ast.unparse(node)] if isinstance(node.value, ast.Lambda) else []
+    return found
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_holds_no_machinery(chapter):
+    assert machinery((ROOT / f"quant101/{chapter}.py").read_text(encoding="utf8")) == []
+
+
+def test_machinery_would_be_seen():
+    kernel, longer = "@njit\ndef _k(x):\n" + 7 * "    x += 1\n" + "    return x\n", "    x += 1\n"
+    assert machinery(kernel + "_TABLE = {1: 2}\ndef f(x):\n    'Doc.'\n" + 10 * "    x += 1\n") == []
+    for source in (kernel + longer, kernel.replace("@njit", "@njit(nogil=True)"), "def _h(x):\n    return x\n", "class _C:\n    pass\n"):
+        assert machinery(source)
+    assert machinery("def f(x):\n" + 11 * longer) == ["f"] and machinery("_f = lambda x: x\n")
+
+
+def test_no_private_helper_stands_twice():
+    names = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_"):
+                names.setdefault(node.name, []).append(module_name(path))
+    assert {name: modules for name, modules in names.items() if len(modules) > 1} == {}
+
+
 WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly"}  # they check, choose, compile
 
 
@@ -250,6 +299,38 @@ def test_public_functions_say_what_they_raise_and_where_their_formula_comes_from
         assert re.search(r"\bRaises?\b", said), f"{name} does not say what it raises"
         if name not in WITHOUT_A_FORMULA:
             assert re.search(r"\bSource: \w", said), f"{name} names no source"
+
+
+# The API reference
+
+
+def examples():
+    "What stands in an `#| api:` line of the reference, with the lines of its example."
+    for cell in code_cells(ROOT / "nbs/api.ipynb"):
+        if named := re.match(r"#\| api: (.+)", cell):
+            lines = [line for line in cell.splitlines() if not line.startswith("#|")]
+            yield from ((name, lines) for name in named[1].split())
+
+
+def test_every_public_name_has_an_example():
+    found, short = dict(examples()), {"plots", "bench"}  # these two are listed in short, with one example each
+    missing = [name for name, module, _ in public_names() if (module if module in short else name) not in found]
+    assert not missing, f"nbs/api.ipynb has no example for {missing}"
+    assert set(found) == short | {name for name, module, _ in public_names() if module not in short}
+    assert len(found) == len(list(examples())), "a name has two entries"
+    assert all(1 <= len(lines) <= 4 for lines in found.values())
+
+
+def test_the_reference_is_in_the_order_of_the_chapters():
+    homes = {name: module for name, module, _ in public_names()}
+    order = list(dict.fromkeys(homes.get(name, name) for name, _ in examples()))
+    chapters = [page.module for page in pages() if page.part == "The course"]
+    assert [module for module in order if module in chapters] == order[: len(chapters)] == chapters
+
+
+def test_the_reference_is_made_again_when_a_docstring_changes():
+    read = quant101_book.package_files("\n".join(code_cells(ROOT / "nbs/api.ipynb")))
+    assert {ROOT / f"quant101/{module}.py" for _, module, _ in public_names()} <= set(read)
 
 
 def sources():

@@ -7,12 +7,14 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 from tests_support import needs, run
 
 from quant101 import matmul
@@ -20,9 +22,10 @@ from quant101.matmul import (PackedWeights, instruction_alone, instruction_set, 
                              tile_assembly, unpack_weights)
 from quant101.steps import quantize
 from quant101.strategies import absmax_qparams, split_matmul, split_outliers
+from quant101.workshop import tile
 
 NAMES = ["AVX-512 VNNI", "AVX-VNNI", "NEON dot product", "portable"]
-HERE = [i.name for i in matmul._INSTRUCTIONS if i.feature in matmul._features()]
+HERE = [i.name for i in tile.available()]
 MAX_K = 65793
 
 
@@ -172,7 +175,7 @@ def test_any_number_of_parts_makes_the_whole(parts, monkeypatch):
         packed, bias = pack_weights(w, rng.uniform(0.01, 0.02, outputs)), rng.normal(size=outputs)
         whole = linear_int8(x, packed, bias)
         with monkeypatch.context() as cut:
-            cut.setattr(matmul, "_parts", lambda *args: parts)
+            cut.setattr(tile, "_parts", lambda *args: parts)
             assert np.array_equal(matmul_int8(a, packed), exact(a, w))
             assert np.array_equal(linear_int8(x, packed, bias), whole)
 
@@ -227,9 +230,62 @@ def test_what_this_machine_lacks_is_refused(name, monkeypatch):
 
 def test_features_follow_numba(monkeypatch):
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "+sse2,+avx2,-avx512vnni")
-    assert matmul._features() == {"sse2", "avx2", ""}
+    assert tile.processor_features() == {"sse2", "avx2", ""}
     monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avxvnni,+avx2")
-    assert "avxvnni" in matmul._features() and "avx512vnni" not in matmul._features()
+    assert "avxvnni" in tile.processor_features() and "avx512vnni" not in tile.processor_features()
+
+
+def on_arm(monkeypatch, platform, answers):
+    "Let the chapter think that it runs on an ARM processor whose dot product LLVM does not list; the system `answers` its question."
+    system = SimpleNamespace(CDLL=lambda name: SimpleNamespace(getauxval=lambda kind: answers if kind == 16 else 0),
+                             windll=SimpleNamespace(kernel32=SimpleNamespace(IsProcessorFeaturePresent=lambda number: int(number == 43) & answers)))
+    monkeypatch.setattr(tile, "get_process_triple", lambda: "arm64-apple-macosx" if platform == "darwin" else f"aarch64-unknown-{platform}")
+    monkeypatch.setattr(tile, "get_host_cpu_features", lambda: "+neon,-sve")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(tile, "sys", SimpleNamespace(platform=platform, executable=sys.executable))
+    monkeypatch.setattr(tile, "ctypes", system)
+
+
+@pytest.mark.parametrize("platform, answers, found", [("linux", 1 << 20, True), ("linux", -1, True), ("linux", (1 << 20) - 1, False),
+                                                      ("win32", 1, True), ("win32", 0, False), ("darwin", 0, True), ("freebsd", 1, False)])
+def test_the_system_is_asked_for_the_dot_product_of_arm(monkeypatch, platform, answers, found):
+    on_arm(monkeypatch, platform, answers)
+    assert tile.processor_features() == {"neon", ""} | ({"dotprod"} if found else set())
+    monkeypatch.delenv("QUANT101_ISA", raising=False)
+    assert tile.choose.__wrapped__("").name == ("NEON dot product" if found else "portable")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+neon")  # the user's word
+    assert tile.processor_features() == {"neon", ""}
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "")
+    assert tile.processor_features() == {""}
+
+
+def test_only_arm_is_asked(monkeypatch):
+    on_arm(monkeypatch, "linux", -1)
+    monkeypatch.setattr(tile, "get_process_triple", lambda: X86)
+    assert tile.processor_features() == {"neon", ""}
+
+
+def test_llvm_may_use_what_it_does_not_list(monkeypatch):
+    "The function that holds the tile says for itself what its processor has."
+    on_arm(monkeypatch, "linux", 1 << 20)
+    instruction = next(i for i in tile.INSTRUCTIONS if i.name == "NEON dot product")
+    function = ir.Function(module := ir.Module(), ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(tile._TILE)), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    tile._permit(builder, instruction)
+    tile._emit_tile(builder, instruction, False, *function.args)
+    builder.ret_void()
+    assert '"target-features"="+neon,-sve,+dotprod"' in str(module)
+    assert sum("sdot" in line for line in inner_loop(tile._compile(str(module), ARM, "generic", "+neon,-sve"))) == 24
+
+
+@pytest.mark.parametrize("listed", ["+neon,+dotprod", "+dotprod"])
+def test_nothing_is_said_of_what_llvm_lists(monkeypatch, listed):
+    on_arm(monkeypatch, "linux", 1 << 20)
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", listed)
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f")
+    for instruction in tile.INSTRUCTIONS[2:]:
+        tile._permit(ir.IRBuilder(function.append_basic_block()), instruction)
+    assert not function.attributes
 
 
 def inner_loop(assembly):
@@ -283,7 +339,7 @@ def test_the_tile_of_another_name_or_kind_is_refused():
 
 
 def test_instruction_alone_counts_and_refuses(path):
-    lanes = {i.name: i.rows * 32 for i in matmul._INSTRUCTIONS}[path]
+    lanes = {i.name: i.rows * 32 for i in tile.INSTRUCTIONS}[path]
     assert instruction_alone(3) == instruction_alone(np.int8(3)) == 3 * lanes * 8 and instruction_alone(0) == 0
     for steps in (-1, 2**63):
         with pytest.raises(ValueError, match=rf"steps must lie in 0\.\.2\*\*63 - 1, got {steps}"):
@@ -307,7 +363,7 @@ def test_weights_come_back():
         unpack_weights(packed)[...] = 0  # a copy, that may be written to
         assert np.array_equal(unpack_weights(packed), w)
         chosen = np.arange(inputs)[::2]
-        assert np.array_equal(matmul._real_weights(packed, chosen), (w * scale[:, None].astype(float)).T[chosen])
+        assert np.array_equal(tile.real_weights(packed.panels, packed.scale, chosen), (w * scale[:, None].astype(float)).T[chosen])
 
 
 def test_weights_are_frozen_and_can_be_sent():
@@ -387,13 +443,13 @@ def test_the_inverse_alone_would_not_do():
     x = rng.standard_normal((4000, 256)).astype(np.float32)
     scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
     assert (np.rint(x / scale) != np.rint(x * (np.float32(1) / scale))).any(), "so the kernel has to look for ties"
-    codes, scales = matmul._as_bytes_and_scales(x, matmul._choose("portable"))
+    codes, scales = tile._as_bytes_and_scales(x, tile.choose("portable"))
     assert np.array_equal(codes.astype(int) - 128, np.rint(x / scale)) and np.array_equal(scales, scale[:, 0])
 
 
 def test_a_row_of_zeros_has_the_scale_one_and_the_codes_zero(path):
-    instruction = matmul._instruction()
-    codes, scales = matmul._as_bytes_and_scales(np.zeros((2, 21), np.float32), instruction)
+    instruction = tile.current_instruction()
+    codes, scales = tile._as_bytes_and_scales(np.zeros((2, 21), np.float32), instruction)
     assert scales.tolist() == [1, 1] and (codes[:, :21] == (0 if instruction.signed else 128)).all()
 
 
@@ -575,7 +631,8 @@ def test_import_compiles_nothing():
         compiled, before = [], c.compile_extra
         c.compile_extra = lambda *args, **kwargs: compiled.append(args[2]) or before(*args, **kwargs)
         import quant101, quant101.matmul as m
-        assert m._rows_kernel.cache_info().currsize == 0 and compiled == [], compiled
+        from quant101.workshop import tile
+        assert tile._rows_kernel.cache_info().currsize == 0 and compiled == [], compiled
         import numpy as np
         m.matmul_int8(np.ones((1, 1), np.int8), m.pack_weights(np.ones((1, 1), np.int8), 1.0))
         print(len(compiled))"""
@@ -612,8 +669,8 @@ def test_a_row_with_outliers_is_the_same_alone_and_among_others():
 @pytest.mark.parametrize("rows", range(1, 10))
 def test_few_rows_take_a_low_tile(path, rows):
     "A tile is no higher than a power of two above the rows, and what it gives is exact."
-    instruction = matmul._instruction()
-    low = matmul._for_few(instruction, rows)
+    instruction = tile.current_instruction()
+    low = tile._for_few(instruction, rows)
     assert low.rows <= instruction.rows and (low.rows >= rows or low.rows == instruction.rows) and low.rows < 2 * rows
     assert replace(low, rows=instruction.rows) == instruction
 
@@ -625,3 +682,12 @@ def test_a_signalling_nan_is_refused_without_a_warning():
         for call in (linear_int8, llm_int8_linear):
             with pytest.raises(ValueError, match="^x must be finite"):
                 call(x, packed)
+
+
+def test_what_llvm_lists_under_another_name_is_not_permitted_anew():
+    "A processor with VNNI on registers of 512 bits need not have the encoding of AVX-VNNI."
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f")
+    for instruction in tile.INSTRUCTIONS:
+        if instruction.feature != "dotprod":
+            tile._permit(ir.IRBuilder(function.append_basic_block()), instruction)
+    assert not function.attributes

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,16 @@ wide_long_double = pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, rea
 def module_name(path):
     "The name of a module in the package: steps, workshop.arrays."
     return ".".join(path.relative_to(ROOT / "quant101").with_suffix("").parts)
+
+
+def public_names():
+    "What the package offers, as it is imported after `quant101.`: (name, module, its own name); rooms of the workshop keep theirs."
+    package = importlib.import_module("quant101")
+    for path in MODULES:
+        module = importlib.import_module(f"quant101.{module_name(path)}")
+        for own in module.__all__ if path.parent == ROOT / "quant101" else ():
+            thing = getattr(module, own)
+            yield (own if getattr(package, own, None) is thing else f"{path.stem}.{own}"), path.stem, own
 
 
 def code_cells(notebook):

@@ -47,11 +47,11 @@ ONE_CORE = Setting("one core", cores=1)
 def settings() -> list[Setting]:
     "Return every setting, those for each instruction set that this machine has among them."
     sys.path.insert(0, str(ROOT))
-    from quant101.matmul import _available
+    from quant101.workshop.tile import available
 
     return [Setting("as it is"), Setting("generic", {"NUMBA_CPU_NAME": "generic"}), Setting("haswell", {"NUMBA_CPU_NAME": "haswell"}),
             Setting("haswell without newer features", AVX2),
-            *(Setting(f"QUANT101_ISA={one.name}", {"QUANT101_ISA": one.name}, only=("matmul",)) for one in _available()), ONE_CORE,
+            *(Setting(f"QUANT101_ISA={one.name}", {"QUANT101_ISA": one.name}, only=("matmul",)) for one in available()), ONE_CORE,
             Setting("NUMBA_NUM_THREADS=1", {"NUMBA_NUM_THREADS": "1"}),
             *(Setting(f"OpenBLAS {kernel}", {"OPENBLAS_CORETYPE": kernel}) for kernel in ("Haswell", "Nehalem")),
             Setting("two busy loops beside", busy=2)]

@@ -284,7 +284,7 @@ def counts_and_edges(scene):
 
 # Classes that only functions make: their methods are called on what these make
 RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation, "PackedWeights": Scene.packed,
-           "Instruction": lambda s: importlib.import_module("quant101.matmul")._choose("portable")}
+           "Instruction": lambda s: importlib.import_module("quant101.workshop.tile").choose("portable")}
 BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
 INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
 

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_codes, as_int, result_array
+from .arrays import as_codes, as_int, in_type, result_array
 from .threads import run_in_parts
 
 # %% ../../nbs/workshop/floats.ipynb #0bb5c2c5
@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     signed_zero: int  # 1 where -0 has a code of its own
 
 # %% ../../nbs/workshop/floats.ipynb #49235682
+@cache
 def make_layout(
     exponent_bits: int,  # bits of the exponent
     mantissa_bits: int,  # bits of the mantissa
@@ -179,11 +180,11 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    x = in_type(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../../nbs/workshop/floats.ipynb #ec8772f9
-class _Rule(NamedTuple):
+class _Added(NamedTuple):
     "What is added to a significand before its low bits are cut off, and where a number goes that is too large then."
     halves: int  # half steps
     less: int  # minus this
@@ -303,7 +304,7 @@ def _encoder(target: Layout, added: tuple, saturate: bool, shift_round, source: 
     flushed = target.bias < 127 <= target.bias + target.mantissa_bits  # a subnormal float32 may be more than 0, and none may be added
     if source == _FLOAT32 and added == (_TIE_EVEN, _TIE_EVEN) and target.mask < 2**15 and not flushed:
         return partial(run_in_parts, _float32_encoder(target)), dtype
-    rules = [_Rule(*a, target.max_code if a == _CUT else target.inf_code) for a in added]
+    rules = [_Added(*a, target.max_code if a == _CUT else target.inf_code) for a in added]
     loop = _any_encoder(shift_round)
     return lambda bits, out: loop(bits, source, target, *rules, out), dtype
 

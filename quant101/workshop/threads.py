@@ -7,7 +7,9 @@ __all__ = ['parts_for', 'run_in_parts']
 
 # %% ../../nbs/workshop/threads.ipynb #db596829
 import os
+import sys
 from functools import cache
+from pathlib import Path
 from threading import Lock
 
 import numba
@@ -27,14 +29,35 @@ def _shared(loop):
 
     return _share
 
-# %% ../../nbs/workshop/threads.ipynb #90b7615a
-_PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
+# %% ../../nbs/workshop/threads.ipynb #79e31cc7
+def _is_forked() -> bool:
+    "Return whether this process may be a fork that has started no program of its own, on Linux, whose OpenMP minds."
+    if sys.platform != "linux":
+        return False
+    try:
+        stat = Path("/proc/self/stat").read_bytes()
+    except OSError:
+        return True
+    flags = int(stat.rpartition(b")")[2].split()[6])
+    return flags == 0 or bool(flags & 0x40)  # PF_FORKNOEXEC; 0 says nothing, as under an emulator
+
+def _threads_of() -> int:
+    "Return the number of the process that Numba's threads will belong to, or -1 if they are running and may be another's."
+    try:
+        numba.threading_layer()
+    except ValueError:  # they are not running
+        return os.getpid()
+    return -1 if _is_forked() else os.getpid()
+
+# %% ../../nbs/workshop/threads.ipynb #a32ec0b3
+_PROCESS, _ONE_AT_A_TIME = _threads_of(), Lock()
+_FEW_BYTES = 2**20  # which one thread reads and writes as fast as several
 
 def parts_for(
     nbytes: int,  # how many bytes are read and written
 ) -> int:  # 1 for a small array, and in a process that was forked
     "Return how many threads so many bytes are worth."
-    return numba.get_num_threads() if nbytes > 2**20 and os.getpid() == _PROCESS else 1
+    return numba.get_num_threads() if nbytes > _FEW_BYTES and os.getpid() == _PROCESS else 1
 
 # %% ../../nbs/workshop/threads.ipynb #a109ebf7
 def run_in_parts(
@@ -44,7 +67,8 @@ def run_in_parts(
     *args,  # the same for every part
 ) -> int:  # the largest of the answers
     "Run a loop on `x` and `out`, on several cores if that pays, and return its largest answer."
-    parts = parts_for(x.nbytes + out.nbytes)
+    nbytes = x.nbytes + out.nbytes
+    parts = parts_for(nbytes) if nbytes > _FEW_BYTES else 1
     if parts < 2 or min(len(x), len(out)) < 2 or not _ONE_AT_A_TIME.acquire(blocking=False):
         return loop(0, x, out, *args)
     try:
