@@ -165,6 +165,7 @@ def _second_sum(below, filled, kept, levels):
         first = end
     return total
 
+# %% ../nbs/04_calibration.ipynb #073bcbf8
 @njit
 def _divergence(below, filled, own, entropies, kept, levels):
     n, s, outliers = below[-1], below[kept], below[-1] - below[kept]

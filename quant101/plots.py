@@ -8,10 +8,10 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_histogram', 'plo
            'plot_counter', 'plot_scale_shapes', 'plot_half_step', 'plot_codes_and_errors', 'plot_sqnr_per_bit',
            'plot_layers', 'plot_cost_curve', 'plot_cost_and_gain', 'plot_row_on_levels', 'plot_rows_on_levels',
            'plot_column_peaks', 'plot_threshold', 'plot_split_or_clip', 'plot_distributions', 'plot_two_errors',
-           'plot_doubling', 'plot_divergence', 'plot_ranges', 'plot_batches', 'plot_code_use', 'plot_rulers',
-           'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns', 'plot_sample_values',
-           'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_ladders', 'plot_heights', 'plot_roofline',
-           'plot_race', 'plot_races', 'plot_shares', 'plot_ratios']
+           'plot_doubling', 'plot_p_and_q', 'plot_divergence', 'plot_ranges', 'plot_batches', 'plot_code_use',
+           'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns',
+           'plot_sample_values', 'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_ladders',
+           'plot_heights', 'plot_roofline', 'plot_race', 'plot_races', 'plot_shares', 'plot_ratios']
 
 # %% ../nbs/workshop/plots.ipynb #b1a1243c
 import sys
@@ -527,6 +527,23 @@ def plot_doubling(
     ax.set_xticks(np.arange(-half, half + 1) * coarse_width)
     ax.spines["left"].set_visible(False)
     return ax
+
+# %% ../nbs/workshop/plots.ipynb #5bf0301e
+def plot_p_and_q(
+    pairs: dict[str, tuple],  # by title: two distributions over the same bins, as many of each as there are bins
+    ax: np.ndarray | None = None,  # an axes per title, or None to make a figure
+) -> np.ndarray:  # the axes
+    "Draw pairs of distributions, P and Q, as bars beside each other."
+    axes = plt.subplots(1, len(pairs), figsize=(7, 2.2), sharey=True, squeeze=False)[1][0] if ax is None else ax
+    for each, (title, (p, q)) in zip(axes, pairs.items()):
+        for shift, share, kind in ((-0.2, p, "original"), (0.2, q, "quantized")):
+            each.bar(np.arange(len(share)) + shift, share, 0.38, color=COLORS[kind])
+        each.set(title=title, xlabel="bin", xticks=range(max(len(p) for p, _ in pairs.values())))
+        each.title.set_fontsize(9)
+    axes[0].set_ylabel("share of the values")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[kind]) for kind in ("original", "quantized")]
+    axes[-1].legend(handles, ["P, clipped", "Q, levelled"])
+    return axes
 
 # %% ../nbs/workshop/plots.ipynb #b2cb4641
 def plot_divergence(
