@@ -25,6 +25,7 @@ TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval",
         ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export"}
 PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
+TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
 
 
@@ -51,6 +52,14 @@ def apply_directives(cell):
         cell["metadata"].setdefault("mystnb", {}).update(prompts)
     cell["source"] = "".join(lines)
     return bool(cell["source"].strip())
+
+
+def offer_download(cells, name):
+    "Put a link to the notebook as it stands in nbs/ below the title of its page; Sphinx copies the file."
+    opening = next(c for c in cells if c["cell_type"] == "markdown")
+    text = "".join(opening["source"])
+    title = TITLE.match(text)[0]
+    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`\n\n{text[len(title):]}"
 
 
 def imported_modules(source, package="quant101"):
@@ -95,6 +104,7 @@ def read_notebook(app, docname, source):
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
     notebook["cells"] = [c for c in notebook["cells"] if c["cell_type"] != "code" or apply_directives(c)]
+    offer_download(notebook["cells"], path.name)
     source[0] = json.dumps(notebook)
 
 

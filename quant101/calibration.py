@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .workshop.arrays import as_real_array
+from .workshop.arrays import as_real_array, in_type
 from .workshop.sweep import INTEGERS as _INTEGERS
 from .workshop.threads import parts_for as _parts, run_in_parts as _run
 
@@ -55,7 +55,7 @@ def _checked(batch, name: str = "batch", empty: bool = False) -> _Batch:
 
     Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, if there is no value."""
     x = as_real_array(batch, name)
-    values = np.ascontiguousarray(x if x.dtype.char in "fd" else x.astype(np.float64)).reshape(-1)
+    values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64).reshape(-1)
     if not values.size and not empty:
         raise ValueError(f"{name} must hold at least one value, got none")
     lo, hi = _extremes(values) if values.size else (math.inf, -math.inf)
@@ -373,7 +373,9 @@ def _check_counts(counts, edges) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"counts and edges must have shapes (n,), (n + 1,), n >= 2, got {counts.shape}, {edges.shape}")
     if not (np.isfinite(edges).all() and (edges[1:] >= edges[:-1]).all()):
         raise ValueError("edges must be finite and rise, got others")
-    if (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any():
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
+        bad = (counts < 0).any() or not counts.any() or (counts != np.rint(counts)).any()
+    if bad:
         raise ValueError("counts must be whole numbers, none below 0 and not all 0, got others")
     if not counts.sum(dtype=np.float64) < 2**62:
         raise ValueError(f"counts must add up to less than 2**62, got {counts.sum(dtype=np.float64):g}")

@@ -51,7 +51,7 @@ E4M3, E5M2 = FloatFormat("E4M3", 4, 3, specials="fn"), FloatFormat("E5M2", 5, 2)
 @njit
 def _decode_magnitude(code, mantissa_bits, bias):
     if code < 1 << mantissa_bits:  # the stored exponent is 0
-        step = np.int32((127 + 1 - bias - mantissa_bits) << 23).view(np.float32)  # the smallest subnormal number
+        step = np.int32((127 + 1 - bias - mantissa_bits) << 23).view(np.float32)  # smallest subnormal
         return np.float32(code) * step
     return np.int32((code << (23 - mantissa_bits)) + ((127 - bias) << 23)).view(np.float32)
 
@@ -68,10 +68,16 @@ def decode(
     return decode_floats(codes, as_kind(fmt, FloatFormat, "fmt")._layout, _decode_magnitude, out)
 
 # %% ../nbs/01_dtypes.ipynb #ec8772f9
-_CUT, _AWAY, _TIE_EVEN, _TIE_AWAY, _TIE_IN = (0, 0, 0), (2, 1, 0), (1, 1, 1), (1, 0, 0), (1, 1, 0)
+_CUT, _AWAY = (0, 0, 0), (2, 1, 0)  # half steps, less, whether the last kept bit too
+_TIE_EVEN, _TIE_AWAY, _TIE_IN = (1, 1, 1), (1, 0, 0), (1, 1, 0)
 _ROUNDING = {  # for a positive and for a negative number
-    "half-even": (_TIE_EVEN, _TIE_EVEN), "half-away": (_TIE_AWAY, _TIE_AWAY), "half-up": (_TIE_AWAY, _TIE_IN),
-    "down": (_CUT, _AWAY), "up": (_AWAY, _CUT), "toward-zero": (_CUT, _CUT)}
+    "half-even": (_TIE_EVEN, _TIE_EVEN),
+    "half-away": (_TIE_AWAY, _TIE_AWAY),
+    "half-up": (_TIE_AWAY, _TIE_IN),
+    "down": (_CUT, _AWAY),
+    "up": (_AWAY, _CUT),
+    "toward-zero": (_CUT, _CUT),
+}
 _SATURATES = {"ieee": False, "saturate": True}
 
 # %% ../nbs/01_dtypes.ipynb #7a82ce18

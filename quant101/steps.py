@@ -106,11 +106,18 @@ def _past_middle(x, lower, upper):
     lost = (lower - (total - part)) + (upper - part)  # lower + upper is total + lost, exactly
     return 2.0 * x - total if 2.0 * x != total else -lost
 
+# %% ../nbs/02_steps.ipynb #b61c9843
+@njit
+def _share_of_lower(x, lower, upper):
+    if np.isinf(upper - lower):
+        x, lower, upper = x / 4.0, lower / 4.0, upper / 4.0
+    return (upper - x) / (upper - lower)
+
 # %% ../nbs/02_steps.ipynb #002c1a1f
 @njit
 def _goes_up(x, lower, upper, place, mode, u):
     if mode == _STOCHASTIC:
-        return u >= (upper - x) / (upper - lower)
+        return u >= _share_of_lower(x, lower, upper)
     if mode > _HALF_UP:
         return x > lower and (mode == _UP or (mode == _TOWARD_ZERO and abs(upper) < abs(lower)))
     past = _past_middle(x, lower, upper)
@@ -264,7 +271,7 @@ def max_abs_error(
     x,  # original values
     y,  # values to compare, same shape and units
 ) -> float:  # max |x - y|, units of x
-    """Return the largest absolute error.
+    """Return the largest absolute error, in float64: integers beyond 2**53 are rounded to it first.
 
     Raises ValueError if the shapes differ or are empty; TypeError if an argument is not real.
     Source: by definition, the maximum norm of x - y.
@@ -278,7 +285,7 @@ def sqnr_db(
     x,  # original values: the signal
     y,  # values to compare, same shape and units; y - x is the noise
 ) -> float:  # decibels; inf where x and y are equal
-    """Return the signal-to-quantization-noise ratio, `10 log10(sum(x**2) / sum((x - y)**2))`.
+    """Return the signal-to-quantization-noise ratio, `10 log10(sum(x**2) / sum((x - y)**2))`; nan where an infinity is in both.
 
     Raises ValueError if the shapes differ or are empty; TypeError if an argument is not real.
     Source: Gersho and Gray 1991, chapter 5.

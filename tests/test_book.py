@@ -1,9 +1,11 @@
 """The built book: nothing of the workshop shows, every figure speaks, and no page asks another host for anything."""
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from tests_support import NOTEBOOKS, ROOT, needs, run
@@ -14,17 +16,19 @@ ids = [p.stem for p in PAGES]
 
 
 class Page(HTMLParser):
-    "The text and the images of a page."
+    "The text, the images and the links of a page."
 
     def __init__(self, path):
         super().__init__()
-        self.text, self.images, self.skip = [], [], 0
+        self.text, self.images, self.links, self.skip = [], [], [], 0
         self.feed(path.read_text(encoding="utf8"))
 
     def handle_starttag(self, tag, attrs):
         self.skip += tag in ("script", "style")
         if tag == "img":
             self.images.append(dict(attrs))
+        if tag == "a":
+            self.links.append(dict(attrs))
 
     def handle_endtag(self, tag):
         self.skip -= tag in ("script", "style")
@@ -53,6 +57,30 @@ def test_every_figure_has_alternative_text(page):
         assert len(alt) > 20 and not alt.startswith("../"), image
     for svg in re.findall(r"<svg[^>]*>", html):  # drawn in the page itself
         assert "aria-label" in svg or "aria-hidden" in svg or 'class="sd-' in svg or "svg-inline" in svg
+
+
+def test_next_on_the_landing_page_opens_the_first_chapter():
+    following = [a["href"] for a in Page(HTML / "nbs/index.html").links if "right-next" in (a.get("class") or "")]
+    assert following == ["01_dtypes.html"]
+
+
+def downloads(page):
+    "The files that a page offers."
+    return [page.parent / unquote(a["href"]) for a in Page(page).links if "download" in a]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_page_offers_its_notebook(notebook):
+    offered = downloads(HTML / notebook.relative_to(ROOT).with_suffix(".html"))
+    assert [file.name for file in offered] == [notebook.name]
+    assert offered[0].read_bytes() == notebook.read_bytes()
+    cells = json.loads(offered[0].read_text(encoding="utf8"))["cells"]
+    assert not any(c.get("outputs") for c in cells)
+
+
+def test_a_notebook_from_its_page_runs_elsewhere(tmp_path):
+    shutil.copy(downloads(HTML / "nbs/index.html")[0], tmp_path)
+    run("-m", "jupyter", "execute", "index.ipynb", cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 @needs("browser")

@@ -774,6 +774,14 @@ def test_the_answers_to_the_exercises():
     assert round(np.mean(quantize(q, coarse) != quantize(q, coarse, "half-up")), 2) == 0.25
 
 
+def test_stochastic_between_levels_further_apart_than_any_float():
+    far = [-1.7e308, 1.7e308]
+    drawn = round_to_levels(np.zeros(10_000), far, "stochastic", seed=0)
+    assert set(drawn) == set(far) and abs(np.mean(drawn > 0) - 0.5) < 0.03
+    quarter = round_to_levels(np.full(10_000, -0.85e308), far, "stochastic", seed=0)
+    assert abs(np.mean(quarter > 0) - 0.25) < 0.03
+
+
 # ---------------------------------------------------------------- against ONNX Runtime
 
 CODE_TYPES = ["int8", "uint8", "int16", "uint16"]

@@ -1,11 +1,14 @@
 """Large arrays are shared among threads: the bits do not depend on how many, and no caller or fork can disturb them."""
 
 import multiprocessing
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import pytest
+from tests_support import run
 
 import quant101 as q
 from quant101.workshop import threads
@@ -138,6 +141,27 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not_got():
         assert queue.get(timeout=60) == Q.tobytes()
     finally:
         child.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not checked: elsewhere a forked process may start threads of its own")
+def test_a_process_that_is_forked_before_the_import_does_not_use_threads_that_it_has_not_got():
+    code = """if True:
+        import os, numba, numpy as np
+        @numba.njit(parallel=True)
+        def fill(x):
+            for i in numba.prange(x.size):
+                x[i] = i
+        fill(np.empty(10**6))
+        child = os.fork()
+        import quant101 as q
+        from quant101.workshop import threads
+        assert threads.parts_for(2**21) == (2 if child else 1)
+        x, w = np.ones(2**21, np.float32), np.ones((512, 512), np.int8)
+        assert (q.cast(x, q.FP16) == x).all() and (q.matmul_int8(w, q.pack_weights(w, 1.0)) == 512).all()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+        os._exit(0)"""
+    run("-W", "ignore", "-c", code, env={**os.environ, "NUMBA_NUM_THREADS": "2"}, timeout=300)
 
 
 def test_small_arrays_start_no_threads(monkeypatch):

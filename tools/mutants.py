@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tools" / "mutants.toml"
 COPIED = ("quant101", "tests", "tools", "pyproject.toml")
-FIRST, LAST = ["test_threads", "test_out", "test_flush", "test_proof", "test_properties"], ["test_fuzz"]
+FIRST, LAST = ["test_threads", "test_out", "test_flush", "test_signalling", "test_proof", "test_properties"], ["test_fuzz"]
 # The copy must be what is imported, whatever else is installed; and a failure is enough, Hypothesis need not look for the smallest one.
 START = """
 import sys, pytest, quant101

@@ -94,7 +94,8 @@ def as_real_array(
     if type(x) is np.ndarray and x.dtype in _REAL_TYPES:
         return x
     try:
-        x = np.asarray(x)
+        with np.errstate(invalid="ignore"):  # NumPy would warn of a signalling NaN among numbers of several types
+            x = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
     if x.dtype.kind not in "iu" and x.dtype.char not in "efd":
@@ -123,7 +124,7 @@ def as_floats(
         raise ValueError(f"{name} must hold a value, so that a range can be found, got shape {x.shape}")
     if x.dtype.char in "fd":
         return x
-    return x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+    return in_type(x, np.float32 if x.dtype == np.float16 else np.float64)
 
 # %% ../../nbs/workshop/arrays.ipynb #a759e6a9
 def check_finite(
@@ -141,7 +142,7 @@ def in_type(
     x: np.ndarray,  # real values
     dtype,  # the type to have them in
 ) -> np.ndarray:  # contiguous, in the order of the axes; `x` itself if it is that already
-    "Return `x` contiguous in a type."
+    "Return `x` contiguous in a type. A signalling NaN is quiet then; NumPy is not to warn of it."
     if x.dtype == dtype:
         return x.astype(dtype, order="C", copy=False)
     with np.errstate(invalid="ignore"):
@@ -185,15 +186,14 @@ def as_pair(
         raise ValueError(f"x and y must have the same shape, got {x.shape} and {y.shape}")
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        return x.astype(np.float64, order="C", copy=False), y.astype(np.float64, order="C", copy=False)
+    return in_type(x, np.float64), in_type(y, np.float64)
 
 # %% ../../nbs/workshop/arrays.ipynb #757f42bb
 def as_levels(
     levels,  # real values that rise, shape (n,), n >= 1
 ) -> np.ndarray:  # float64
     "Return `levels` as float64. Raises ValueError unless they are finite and strictly increasing, TypeError if not real."
-    levels = as_real_array(levels, "levels").astype(np.float64)
+    levels = in_type(as_real_array(levels, "levels"), np.float64)
     if levels.ndim != 1 or not levels.size or not np.isfinite(levels).all() or (levels[1:] <= levels[:-1]).any():
         raise ValueError(f"levels must be a vector of finite, strictly increasing numbers, got {levels}")
     return levels

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_codes, as_int, result_array
+from .arrays import as_codes, as_int, in_type, result_array
 from .threads import run_in_parts
 
 # %% ../../nbs/workshop/floats.ipynb #0bb5c2c5
@@ -180,7 +180,7 @@ def _source_bits(x: np.ndarray) -> tuple[np.ndarray, Layout]:
     if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
         small = (x >> 53 == 0) | (x >> 53 == -1)
         x = np.where(small, x, (x >> 11 | ((x & 0x7FF) != 0)) << 11).astype(np.float64)
-    x = x.astype(np.result_type(x.dtype, np.float32), copy=False).reshape(-1)
+    x = in_type(x, np.result_type(x.dtype, np.float32)).reshape(-1)
     return (x.view(np.int32), _FLOAT32) if x.dtype == np.float32 else (x.view(np.int64), _FLOAT64)
 
 # %% ../../nbs/workshop/floats.ipynb #ec8772f9

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from .arrays import as_int, as_real_array, check_finite
+from .arrays import as_int, as_real_array, check_finite, in_type
 
 # %% ../../nbs/workshop/scales.ipynb #19e359ae
 @cache
@@ -139,8 +139,7 @@ def range_ends(
     hi,  # largest values, finite, not below lo
 ) -> tuple[np.ndarray, np.ndarray]:  # float64, of one shape
     "Return `lo` and `hi`, widened to include 0. Raises ValueError if they do not fit or are upside down, TypeError if not real."
-    with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused like any other
-        lo, hi = (as_real_array(end, name).astype(np.float64) for name, end in (("lo", lo), ("hi", hi)))
+    lo, hi = (in_type(as_real_array(end, name), np.float64) for name, end in (("lo", lo), ("hi", hi)))
     for name, end in (("lo", lo), ("hi", hi)):
         check_finite(end, name)
     if lo.shape != hi.shape and lo.ndim and hi.ndim:

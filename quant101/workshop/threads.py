@@ -7,7 +7,9 @@ __all__ = ['parts_for', 'run_in_parts']
 
 # %% ../../nbs/workshop/threads.ipynb #db596829
 import os
+import sys
 from functools import cache
+from pathlib import Path
 from threading import Lock
 
 import numba
@@ -27,8 +29,28 @@ def _shared(loop):
 
     return _share
 
+# %% ../../nbs/workshop/threads.ipynb #79e31cc7
+def _is_forked() -> bool:
+    "Return whether this process may be a fork that has started no program of its own, on Linux, whose OpenMP minds."
+    if sys.platform != "linux":
+        return False
+    try:
+        stat = Path("/proc/self/stat").read_bytes()
+    except OSError:
+        return True
+    flags = int(stat.rpartition(b")")[2].split()[6])
+    return flags == 0 or bool(flags & 0x40)  # PF_FORKNOEXEC; 0 says nothing, as under an emulator
+
+def _threads_of() -> int:
+    "Return the number of the process that Numba's threads will belong to, or -1 if they are running and may be another's."
+    try:
+        numba.threading_layer()
+    except ValueError:  # they are not running
+        return os.getpid()
+    return -1 if _is_forked() else os.getpid()
+
 # %% ../../nbs/workshop/threads.ipynb #a32ec0b3
-_PROCESS, _ONE_AT_A_TIME = os.getpid(), Lock()
+_PROCESS, _ONE_AT_A_TIME = _threads_of(), Lock()
 _FEW_BYTES = 2**20  # which one thread reads and writes as fast as several
 
 def parts_for(
