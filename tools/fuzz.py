@@ -38,7 +38,7 @@ FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
 VIEWS = {"as_real_array"}  # documented to copy only if need be
-ADDRESSES = {"_places"}  # where packed weights lie in memory
+ADDRESSES = {"_operand"}  # where packed weights lie in memory; `kept` has the arrays themselves
 LEFT_OUT = "left out"  # the digest of a case that plain Python is not asked for
 SELDOM = {"load_sample", "tile_assembly"}  # read a file, start a process
 PATHS = *["", "portable"] * 5, "AVX-512 VNNI", "avx_vnni", "NEON dot product", "no such"  # what QUANT101_ISA may say
@@ -503,7 +503,7 @@ def is_ours(value):
 
 def contents(value):
     "What an object of ours holds."
-    return {k: v for k, v in vars(value).items() if k not in ADDRESSES}
+    return {k: v.kept if k in ADDRESSES else v for k, v in vars(value).items()}
 
 
 def check_layout(function, args, kwargs, kind, result):

@@ -332,7 +332,7 @@ def make_operand(
     _freeze(scale, "scale", (outputs,), np.dtype(np.float32))
     starts, filled = {factor: sums * factor for factor in (-128, 0, 128)}, _fill_up(scale, count)
     places = {factor: array.ctypes.data for factor, array in starts.items()}
-    return Operand(outputs, count, panels.ctypes.data, places, filled.ctypes.data, (panels, starts, filled))
+    return Operand(outputs, count, panels.ctypes.data, places, filled.ctypes.data, (panels, *starts.values(), filled))
 
 # %% ../../nbs/workshop/tile.ipynb #162e68d1
 @intrinsic
