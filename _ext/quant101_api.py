@@ -78,7 +78,8 @@ def arguments(thing):
 
 def members(cls, name):
     "What a class has: words of an enum, properties, methods; fields and what is inherited are named in the inventory alone."
-    for word, comment in COMMENTED.findall(inspect.getsource(cls)) if issubclass(cls, Enum) else ():
+    words = dict(COMMENTED.findall(inspect.getsource(cls))) if issubclass(cls, Enum) else {}
+    for word, comment in ((word, words[word]) for word in getattr(cls, "__members__", ()) if word in words):
         yield from directive("attribute", f"{name}.{word}", [rst(comment)], module="quant101", value=repr(cls[word].value))
     own = {key: value for key, value in vars(cls).items() if key[0] != "_"}
     for key, value in own.items():
