@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz bench
+.PHONY: lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -98,6 +98,20 @@ anywhere: $(READY)
 CASES ?= 100000
 fuzz: $(READY)
 	$(BIN)/python tools/fuzz.py --cases $(CASES)
+
+# The tests of formats, steps and the product on an emulated ARM64 processor with ARM's dot product; on Debian. An hour.
+# Properties take ten examples there. The one test that wants PyTorch, whose wheel is large, is named as not checked.
+ARM := _build/arm/env/bin/python
+$(ARM): tools/arm.sh constraints.txt
+	PYTHON=$(PYTHON) tools/arm.sh
+
+arm: export PYTHONPATH := $(CURDIR)
+arm: export PYTHONPYCACHEPREFIX := $(CURDIR)/_build/arm/pycache
+arm: export OMP_WAIT_POLICY := passive
+arm: export QUANT101_EXAMPLES := 10
+arm: $(ARM)
+	$(ARM) -c "import quant101; assert quant101.instruction_set() == 'NEON dot product', quant101.instruction_set()"
+	$(ARM) -m pytest -p no:cacheprovider $(patsubst %,tests/test_%.py,flush signalling matmul dtypes steps)
 
 # Races against the peers of the oracles extra and writes quant101/records/bench.json; a peer that is not installed is named there. Half an hour.
 bench:

@@ -1,7 +1,7 @@
 """A check that cannot be made here is named at the end of the run; with QUANT101_CHECK_ALL=1 it is a failure.
 
 With it the properties also take the same cases every time, so that a change is judged by what it does and not by chance;
-all other runs, those of the night among them, look for new ones.
+all other runs, those of the night among them, look for new ones. QUANT101_EXAMPLES says how many they take, where a test does not.
 """
 
 import importlib.util
@@ -9,13 +9,16 @@ import os
 import shutil
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 not_checked = {}
 
 if os.environ.get("QUANT101_CHECK_ALL") == "1":
     settings.register_profile("repeatable", derandomize=True, database=None)
     settings.load_profile("repeatable")
+if examples := os.environ.get("QUANT101_EXAMPLES"):  # for an emulated processor, which is slow
+    settings.register_profile("few", settings(), max_examples=int(examples), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("few")
 
 
 def pytest_configure(config):
