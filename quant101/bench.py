@@ -126,7 +126,7 @@ def _answer(name: str, process, connection) -> float:
         answer = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        answer = f"the process ended with {process.exitcode}"
+        answer = f"the process ended with {process.exitcode} (a script has to race under `if __name__ == '__main__':`)"
     if isinstance(answer, str):
         raise RuntimeError(f"{name}: {answer}")
     return answer
