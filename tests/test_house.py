@@ -420,7 +420,7 @@ def test_every_pin_installs_on_the_lowest_python():
         except importlib.metadata.PackageNotFoundError:  # of another extra or another Python
             continue
         assert metadata["Version"].split("+")[0] == version, f"{name} is not what constraints.txt pins"
-        asked = metadata["Requires-Python"] or ""
+        asked = metadata.get("Requires-Python", "")  # not all say
         assert SpecifierSet(asked).contains(lowest), f"{name} {version} asks for Python {asked}"
         judged += 1
     assert judged > 100
