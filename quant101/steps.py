@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 from numba import njit
 
-from .workshop.arrays import as_kind, as_levels, as_nonzero_floats, as_pair, as_real_array, as_whole_array, draw, hand_out, look_up
+from .workshop.arrays import as_kind, as_levels, as_nonzero_floats, as_pair, as_real_array, as_whole_array, hand_out, look_up
 from .workshop.scales import code_type
 from .workshop.sweep import arrange, goes_at_once, there_and_back, to_codes, to_codes_by, to_levels, to_values
 
@@ -142,7 +142,7 @@ def round_to_levels(
     """
     x, levels = as_real_array(x, "x"), as_levels(levels)
     mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
-    return to_levels(_goes_up, x, levels, mode, draw(seed, x.shape) if mode == _STOCHASTIC else None)
+    return to_levels(_goes_up, x, levels, mode, _STOCHASTIC, seed)
 
 # %% ../nbs/02_steps.ipynb #c4ada984
 @dataclass(frozen=True, eq=False)
@@ -211,7 +211,7 @@ def quantize(
     mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
     if mode == _HALF_EVEN:
         return to_codes(arrangement, _quantize_even, x, out)
-    return to_codes_by(arrangement, _quantize_one, x, mode, draw(seed, x.shape) if mode == _STOCHASTIC else None, out)
+    return to_codes_by(arrangement, _quantize_one, x, mode, _STOCHASTIC, seed, out)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
 @njit

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .arrays import in_type, refuse_nan, result_array
+from .arrays import draw, in_type, refuse_nan, result_array
 from .scales import check_parameters, check_place, check_scale, code_type
 from .threads import parts_for, run_in_parts
 
@@ -220,7 +220,7 @@ def to_codes(
 
 # %% ../../nbs/workshop/sweep.ipynb #e0d83c47
 @cache
-def _by_any_rule(one):
+def _by_any_rule(one, by_lot):
     "Return the loop over a block for a formula that takes a rule of rounding; it answers how many values were NaN."
     @njit(nogil=True)
     def _loop(x, scale, zero_point, qmin, qmax, mode, noise, out):
@@ -228,7 +228,7 @@ def _by_any_rule(one):
         for o in range(x.shape[0]):
             for c in range(x.shape[1]):
                 for i in range(x.shape[2]):
-                    u = noise[o, c, i] if noise.size else 0.0
+                    u = noise[o, c, i] if mode == by_lot else 0.0
                     nans += np.isnan(x[o, c, i])
                     out[o, c, i] = one(x[o, c, i], scale[c], zero_point[c], qmin, qmax, mode, u)
         return nans
@@ -241,17 +241,18 @@ def to_codes_by(
     one,  # kernel: (x, scale, zero_point, qmin, qmax, mode, u) -> code, as an integer
     x: np.ndarray,  # real values of any shape and layout
     mode: int,  # the rule of rounding, as the kernel counts them
-    noise: np.ndarray | None,  # random numbers, as many as values; None for a rule that needs none
+    by_lot: int,  # the one rule that needs random numbers
+    seed,  # for the random numbers, as for `draw`
     out=None,  # as for `to_codes`
 ) -> np.ndarray:  # codes, the shape of `x`
-    "Return what the formula makes of every value by a rule of rounding. Raises as `to_codes` does."
+    "Return what the formula makes of every value by a rule of rounding. Raises as `to_codes` and `draw` do."
     codes = arrangement.plan(x.dtype, x.shape).codes  # and a scale that does not fit was refused
     out = result_array(out, x.shape, codes, x)
     scale, zero_point, qmin, qmax = _values_for(arrangement, x.dtype, codes)
     block, _ = _channel_shapes(x.shape, arrangement.axis, arrangement.group_size)
-    noise = np.empty((0, 0, 0)) if noise is None else noise.reshape(block)
+    noise = draw(seed, block) if mode == by_lot else np.empty((0, 0, 0))
     settings = zero_point.astype(np.int64), int(qmin), int(qmax), mode, noise
-    if _by_any_rule(one)(in_type(x, scale.dtype).reshape(block), scale, *settings, out.reshape(block)):
+    if _by_any_rule(one, by_lot)(in_type(x, scale.dtype).reshape(block), scale, *settings, out.reshape(block)):
         refuse_nan(x)
     return out
 
@@ -395,7 +396,7 @@ def largest(
 
 # %% ../../nbs/workshop/sweep.ipynb #004def5d
 @cache
-def _between(goes_up):
+def _between(goes_up, by_lot):
     "Return the loop over a vector of values and a table of levels; it answers how many values were NaN."
     @njit(nogil=True)
     def _loop(x, levels, mode, noise, out):
@@ -405,7 +406,7 @@ def _between(goes_up):
             v = min(max(np.float64(x[i]), levels[0]), levels[-1])
             j = max(np.searchsorted(levels, v, side="right") - 1, 0)
             if j + 1 < levels.size:
-                u = noise[i] if noise.size else 0.0
+                u = noise[i] if mode == by_lot else 0.0
                 j += goes_up(v, levels[j], levels[j + 1], j, mode, u)
             out[i] = levels[j]
         return nans
@@ -418,11 +419,12 @@ def to_levels(
     x: np.ndarray,  # real values of any shape and layout
     levels: np.ndarray,  # float64, strictly increasing, shape (n,)
     mode: int,  # the rule of rounding, as the kernel counts them
-    noise: np.ndarray | None,  # random numbers, as many as values; None for a rule that needs none
+    by_lot: int,  # the one rule that needs random numbers
+    seed,  # for the random numbers, as for `draw`
 ) -> np.ndarray:  # one of `levels` per value, the shape of `x`
-    "Return the level that the formula picks for every value. Raises ValueError for NaN."
+    "Return the level that the formula picks for every value. Raises ValueError for NaN, and as `draw` does."
     flat, out = in_type(x, np.result_type(x.dtype, np.float32)).reshape(-1), np.empty(x.size)
-    noise = np.empty(0) if noise is None else noise.reshape(-1)
-    if _between(goes_up)(flat, levels, mode, noise, out):
+    noise = draw(seed, x.size) if mode == by_lot else np.empty(0)
+    if _between(goes_up, by_lot)(flat, levels, mode, noise, out):
         refuse_nan(x)
     return out.reshape(x.shape)
