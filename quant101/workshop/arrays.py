@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_int', 'as_kind', 'as_made_by', 'look_up', 'one_of', 'as_positive', 'as_number', 'as_real_array', 'as_whole_array',
-           'as_floats', 'check_finite', 'in_type', 'as_float32', 'as_nonzero_floats', 'as_pair', 'as_levels',
+           'as_floats', 'check_finite', 'in_type', 'as_float32', 'as_nonzero_floats', 'as_pair', 'as_like', 'as_levels',
            'as_matrix', 'as_factor', 'check_same_numbers', 'as_codes', 'refuse_nan', 'draw', 'result_array', 'hand_out']
 
 # %% ../../nbs/workshop/arrays.ipynb #9d98de1d
@@ -222,6 +222,17 @@ def as_pair(
     if x.size == 0:
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
     return in_type(x, np.float64), in_type(y, np.float64)
+
+# %% ../../nbs/workshop/arrays.ipynb #4ff8bfc5
+def as_like(
+    x: np.ndarray,  # real values
+    codes,  # whole numbers, as many in the same shape
+) -> tuple[np.ndarray, np.ndarray]:
+    "Return both as arrays. Raises ValueError unless they have one shape and hold something, TypeError for other numbers."
+    codes = as_whole_array(codes, "codes")
+    if codes.shape != x.shape or not x.size:
+        raise ValueError(f"codes must have the shape of x and hold a value, got {codes.shape} and {x.shape}")
+    return x, codes
 
 # %% ../../nbs/workshop/arrays.ipynb #757f42bb
 def as_levels(
