@@ -6,8 +6,8 @@
 __all__ = ['ONNX', 'ORT', 'ORT_SYMMETRIC', 'ORT_REDUCED', 'ORT_DYNAMIC', 'ORT_BIAS', 'ORT_BLOCK', 'ORT_BLOCK_ASYMMETRIC', 'TORCH',
            'TORCH_INT32', 'TORCH_PER_CHANNEL', 'TORCH_FAKE', 'TORCH_OBSERVER', 'TORCH_OBSERVER_SYMMETRIC',
            'TORCH_WEIGHT', 'TORCH_REDUCED', 'TORCH_REDUCED_SYMMETRIC', 'MODELOPT', 'BITSANDBYTES', 'GGML', 'GGML_Q4_0',
-           'Convention', 'quantize_as', 'dequantize_as', 'qparams_as', 'Explanation', 'explain', 'Identification',
-           'identify']
+           'GGML_X86', 'TFLITE', 'TFLITE_XNNPACK', 'TFLITE_WEIGHT', 'TFLITE_BIAS', 'CodeConvention', 'Convention',
+           'quantize_as', 'dequantize_as', 'qparams_as', 'Explanation', 'explain', 'Identification', 'identify']
 
 # %% ../nbs/06_atlas.ipynb #fdbdfa8d
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from numba import njit
 
 from .steps import QParams, Rounding, _half_away, _round
 from .workshop.arrays import as_float32, as_kind, as_like, as_real_array
-from .workshop.conventions import check_rules, codes_by, common_type, differences, ends_along, range_reason, scales_by, trials, values_by, why_missed
+from .workshop.conventions import check_rules, codes_by, common_type, differences, ends_along, in_words, range_reason, scales_by, trials, values_by, why_missed
 
 # %% ../nbs/06_atlas.ipynb #287336f0
 _WORDS = {
@@ -25,13 +25,13 @@ _WORDS = {
               "peak": "multiplies by qmax / absmax, which was rounded before",
               "peak-reciprocal": "multiplies by (1 / absmax) * qmax, which was rounded twice before"},
     "division": {"float32": "divides in float32", "data": "divides a float16 by a float16 in float16"},
-    "zero_point": {"after": "adds the zero point after rounding", "before": "adds the zero point before rounding",
-                   "fused": "adds the zero point before rounding, in one operation with the product"},
+    "zero_point": {"after": "adds the zero point after rounding", "before": "adds the zero point before rounding", "fused": "adds the zero point before rounding, in one operation with the product"},
     "rounding": {rule.value: f"rounds {rule.value}" for rule in Rounding if rule.value != "stochastic"},
     "nan": {"qmin": "gives NaN the smallest code", "qmax": "gives NaN the largest code", "zero": "gives NaN the code 0",
             "refuse": "has no code for NaN"},
     "overflow": {"saturate": "saturates at the ends of the type", "narrow": "never uses the smallest code",
-                 "wrap": "keeps the low 8 bits of what does not fit"},
+                 "wrap": "keeps the low 8 bits of what does not fit",
+                 "int32": "takes what is beyond 32 bits for the smallest integer of 32 bits"},
     "span": {"both": "covers lo..hi", "middle": "covers -absmax..absmax with all codes", "peak": "puts absmax on qmax",
              "signed": "puts the extreme value, with its sign, on qmin"},
     "back": {"product": "multiplies in float32", "stored": "multiplies in float32 and keeps the type of the scale",
@@ -47,8 +47,8 @@ _WORDS = {
 
 # %% ../nbs/06_atlas.ipynb #24e23706
 @dataclass(frozen=True)
-class Convention:
-    "How a library turns numbers into codes, and a range into a scale. Raises ValueError for an unknown word or type."
+class CodeConvention:
+    "How a library turns numbers into codes, and codes into numbers: the first half of a Convention."
     name: str  # what tables and messages call it
     dtypes: tuple = ("int8", "uint8")  # the integer types that the library has
     ratio: str = "divide"  # "divide", "reciprocal", "peak" or "peak-reciprocal": see _WORDS; all in float32
@@ -57,10 +57,15 @@ class Convention:
     offset: float = 0.0  # added together with the zero point; 0.5 before "toward-zero" makes a rounding to nearest
     rounding: str = "half-even"  # a Rounding or its word, not "stochastic"
     nan: str = "qmin"  # code of NaN: "qmin", "qmax", "zero" or "refuse"
-    overflow: str = "saturate"  # "saturate"; "narrow": saturate at -qmax too; "wrap": keep the low 8 bits
+    overflow: str = "saturate"  # "saturate"; "narrow": at -qmax too; "wrap": keep the low 8 bits; "int32": past 32 bits to -2**31
     dead: float | None = None  # up to this scale ("peak": absmax) every value gets the zero point; None: no scale of 0
     only_zero: int | None = None  # the one zero point that the library has; None: any
     back: str = "product"  # how a code becomes a value again: "product", "stored", "double", "ratio" or "peak"
+
+# %% ../nbs/06_atlas.ipynb #b6161e70
+@dataclass(frozen=True)
+class Convention(CodeConvention):
+    "How a library turns numbers into codes, and a range into a scale. Raises ValueError for an unknown word or type."
     span: str = "both"  # which range the codes cover: "both", "middle", "peak" or "signed"
     narrow: tuple = ()  # types whose range leaves the smallest code out
     ends: tuple = ()  # types whose range is laid on fewer codes, each as (type, smallest code, largest code)
@@ -113,10 +118,22 @@ GGML = Convention("GGML", ("int8",), ratio="reciprocal", rounding="half-away", n
                   only_zero=0, span="peak", precision="float32")
 GGML_Q4_0 = replace(GGML, name="GGML_Q4_0", dtypes=("uint4",), zero_point="before", offset=0.5, rounding="toward-zero",
                     only_zero=8, span="signed")
+GGML_X86 = replace(GGML, name="GGML_X86", ratio="peak", rounding="half-even", nan="qmin", overflow="int32", precision="float64")
 
+# %% ../nbs/06_atlas.ipynb #e423a86f
+TFLITE = Convention("TFLITE", ("int8", "uint8", "int16"), rounding="half-away", overflow="int32", precision="float32",
+                    zero_rounding="away", below="refuse", ranged=("int8",))
+TFLITE_XNNPACK = replace(TFLITE, name="TFLITE_XNNPACK", dtypes=("int8", "uint8"), ratio="reciprocal", rounding="half-even",
+                         overflow="saturate", nan="qmax")
+TFLITE_WEIGHT = replace(TFLITE, name="TFLITE_WEIGHT", dtypes=("int8",), ratio="reciprocal", overflow="narrow", dead=0.0, only_zero=0,
+                        span="peak", narrow=("int8",), zero_rounding="together", below="keep", ranged=None)
+TFLITE_BIAS = replace(TFLITE_WEIGHT, name="TFLITE_BIAS", dtypes=("int32",), overflow="saturate", ranged=())
+
+# %% ../nbs/06_atlas.ipynb #90179357
 _NAMED = (ONNX, ORT, ORT_SYMMETRIC, ORT_REDUCED, ORT_DYNAMIC, ORT_BIAS, ORT_BLOCK, ORT_BLOCK_ASYMMETRIC, TORCH, TORCH_INT32,
           TORCH_PER_CHANNEL, TORCH_FAKE, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_WEIGHT, TORCH_REDUCED,
-          TORCH_REDUCED_SYMMETRIC, MODELOPT, BITSANDBYTES, GGML, GGML_Q4_0)
+          TORCH_REDUCED_SYMMETRIC, MODELOPT, BITSANDBYTES, GGML, GGML_Q4_0, GGML_X86,
+          TFLITE, TFLITE_XNNPACK, TFLITE_WEIGHT, TFLITE_BIAS)
 
 # %% ../nbs/06_atlas.ipynb #c0293f75
 _DIVIDE, _RECIPROCAL, _PEAK_RATIO, _PEAK_RECIPROCAL = range(4)
@@ -143,6 +160,7 @@ def _multiply_add(x, y, z):
 
 # %% ../nbs/06_atlas.ipynb #66cbfe90
 _AFTER, _BEFORE, _FUSED = range(3)
+_WRAP, _INT32 = 1, 2  # of rule.wraps
 
 @njit
 def _place(x, factor, zero_point, rule):
@@ -150,6 +168,8 @@ def _place(x, factor, zero_point, rule):
     z = np.float32(zero_point) + rule.offset if rule.order != _AFTER else rule.offset
     v = _multiply_add(x, factor, z) if rule.order == _FUSED and rule.ratio != _DIVIDE else v + z
     q = _round(np.float64(v), rule.mode, 0.0)
+    if rule.wraps == _INT32 and not abs(q) < 2.0**31:  # NaN as well; a negative zero point carries it round to the other end
+        q = -(2.0**31) if zero_point >= 0 else 2.0**31
     return q + zero_point if rule.order == _AFTER else q
 
 # %% ../nbs/06_atlas.ipynb #0a0281b0
@@ -157,7 +177,7 @@ def _place(x, factor, zero_point, rule):
 def _fit(q, rule):
     if np.isnan(q):
         return rule.nan
-    if rule.wraps:
+    if rule.wraps == _WRAP:
         q = np.float64(np.int64(q) & 255) if abs(q) < 2.0**31 else 0.0
         q -= 256.0 if q > 127.0 and rule.qmin < 0 else 0.0
     return np.int64(min(max(q, np.float64(rule.qmin)), np.float64(rule.qmax)))
@@ -231,11 +251,8 @@ def _zero_point_of(lo, scale, rule):
     if rule.span != _BOTH:
         return rule.middle
     steps = _kept(lo / scale, rule)
-    if rule.zero_rounding == _APART:
-        z = rule.qmin - np.rint(steps)
-    else:
-        z = _kept(rule.qmin - steps, rule)
-        z = _half_away(z) if rule.zero_rounding == _AWAY else np.rint(z)
+    z = _kept(rule.qmin - steps, rule)
+    z = rule.qmin - np.rint(steps) if rule.zero_rounding == _APART else _half_away(z) if rule.zero_rounding == _AWAY else np.rint(z)
     return np.int64(min(max(z, np.float64(rule.qmin)), np.float64(rule.qmax)))
 
 # %% ../nbs/06_atlas.ipynb #8de4c568
@@ -287,18 +304,7 @@ class Explanation:
     reasons: tuple  # one reason in words per differing code
 
     def __str__(self):
-        lines = [f"{self.a} and {self.b} differ in {self.count} of {self.total} codes"]
-        if self.qparams_a is not self.qparams_b:
-            lines.append(f"{self.from_range} by the range alone, {self.from_rounding} by the rounding alone, {self.from_both} by both")
-        for reason in dict.fromkeys(self.reasons):
-            lines.append(f"{self.reasons.count(reason)} because {reason}:")
-            lines += [f"  x[{i}] = {x!s}: {self.a} {p}, {self.b} {q}" for i, x, p, q in self._first(reason)]
-        return "\n".join(lines)
-
-    def _first(self, reason: str) -> list:
-        "The first three differences that have this reason."
-        rows = zip(self.reasons, self.indices, self.inputs, self.codes_a, self.codes_b)
-        return [row[1:] for row in rows if row[0] == reason][:3]
+        return in_words(vars(self))
 
 # %% ../nbs/06_atlas.ipynb #93844697
 def explain(

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from .workshop.arrays import as_kind, as_levels, as_nonzero_floats, as_pair, as_real_array, as_whole_array, hand_out, look_up
-from .workshop.scales import code_type, zero_survives
+from .workshop.scales import code_type, same_value, zero_survives
 from .workshop.sweep import arrange, count_per_scale, goes_at_once, there_and_back, to_codes, to_codes_by, to_levels, to_values
 
 # %% ../nbs/02_steps.ipynb #30df473a
@@ -167,10 +167,7 @@ class QParams:
         return QParams, tuple(getattr(self, f) for f in self.__match_args__)
 
     def __eq__(self, other):
-        same = lambda a, b: np.array_equal(a, b) and np.asarray(a).dtype == np.asarray(b).dtype
-        if not isinstance(other, QParams) or isinstance(self.scale, float) != isinstance(other.scale, float):
-            return False  # with a Python float NumPy divides in the type of the data
-        return all(same(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
+        return isinstance(other, QParams) and all(same_value(getattr(self, f), getattr(other, f)) for f in self.__match_args__)
 
 # %% ../nbs/02_steps.ipynb #8f5d09ee
 @njit

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODES', 'check_rules', 'CodeRule', 'RangeRule', 'codes_by', 'ValueRule', 'values_by', 'scales_by', 'common_type',
-           'ends_along', 'taken', 'reasons_for', 'range_reason', 'differences', 'trials', 'why_missed']
+           'ends_along', 'taken', 'reasons_for', 'range_reason', 'differences', 'in_words', 'trials', 'why_missed']
 
 # %% ../../nbs/workshop/conventions.ipynb #ece3d56b
 from functools import cache
@@ -85,7 +85,7 @@ class CodeRule(NamedTuple):
     offset: np.float32  # what is added with it
     mode: int  # the rule of rounding: a place in words["rounding"]
     nan: int  # the code of NaN
-    wraps: int  # 1: keep the low 8 bits
+    wraps: int  # 1: keep the low 8 bits; 2: what is beyond 32 bits becomes their smallest integer
     qmin: int  # smallest code in use
     qmax: int  # largest code
 
@@ -116,7 +116,7 @@ def _code_rule(rules: dict, words: dict, dtype: str, ends=None) -> CodeRule:
     qmin, qmax = (low, high) if ends is None else (max(low, ends[0]), min(high, ends[1]))
     ratio, order, mode = _place_of("ratio", rules, words), _place_of("zero_point", rules, words), _place_of("rounding", rules, words)
     nan = {"qmin": qmin, "qmax": qmax}.get(rules["nan"], 0)
-    return CodeRule(ratio, order, np.float32(rules["offset"]), mode, nan, int(rules["overflow"] == "wrap"), qmin, qmax)
+    return CodeRule(ratio, order, np.float32(rules["offset"]), mode, nan, {"wrap": 1, "int32": 2}.get(rules["overflow"], 0), qmin, qmax)
 
 def _range_rule(rules: dict, words: dict, dtype: str) -> RangeRule:
     "Return the rules for a range of an integer type."
@@ -182,6 +182,7 @@ def _refuse_no_code(x: np.ndarray, factor: np.ndarray, places: Arrangement, name
     if lost.any():
         raise ValueError(f"x must not give NaN, for which {name} has no code, got {lost.sum()} of them")
 
+# %% ../../nbs/workshop/conventions.ipynb #d9ffa2ff
 def codes_by(
     kernels: tuple,  # (step, ratio, dead, qmax) -> factor; (x, factor, zero point, rule) -> code as a real number; (that, rule) -> code
     words: dict,  # the words of every choice
@@ -349,6 +350,7 @@ def _free(rules: dict, *others: dict) -> dict:
     nan = next((one["nan"] for one in (rules, *others) if one["nan"] != "refuse"), "qmin")
     return rules | {"only_zero": None, "dtypes": tuple(CODES), "nan": nan}
 
+# %% ../../nbs/workshop/conventions.ipynb #cf3cced4
 def reasons_for(
     kernels: tuple,  # as for `codes_by`
     words: dict,  # the words of every choice, and what each of them means
@@ -368,6 +370,7 @@ def reasons_for(
     found[found == ""] = f"several rules of {a['name']} and {b['name']} act together"
     return found
 
+# %% ../../nbs/workshop/conventions.ipynb #b36f4254
 def _codes_or_none(kernels, words, rules, x, places) -> np.ndarray:
     "Return codes as int64, or a number that is none where the rules cannot take the scales."
     try:
@@ -379,6 +382,7 @@ def _codes_or_none(kernels, words, rules, x, places) -> np.ndarray:
 _RANGE_GROUPS = {"span": ("span", "only_zero"), "narrow": ("narrow",), "ends": ("ends",), "precision": ("precision",),
                  "zero_rounding": ("zero_rounding",), "below": ("below", "floor")}
 
+# %% ../../nbs/workshop/conventions.ipynb #93da2148
 def _says_of_range(rules: dict, choice: str, words: dict, dtype: str) -> str:
     "Return in words what the rules say about a choice of the range."
     if choice == "narrow":
@@ -387,6 +391,7 @@ def _says_of_range(rules: dict, choice: str, words: dict, dtype: str) -> str:
         return f"{rules['name']} has the codes {'..'.join(map(str, _ends_of(rules, dtype)))}"
     return f"{rules['name']} {words[choice][rules[choice]]}"
 
+# %% ../../nbs/workshop/conventions.ipynb #a5ffa28a
 def range_reason(
     qparams_of,  # as for `scales_by`
     words: dict,  # the words of every choice, and what each of them means
@@ -434,6 +439,21 @@ def differences(
         counts["from_both"] = where.size - sum(counts.values())
     return {"total": x.size, "count": where.size, "indices": where, "inputs": as_float32(given[0], "x"), "codes_a": p[where],
             "codes_b": q[where], "reasons": tuple(reasons.tolist())} | counts
+
+# %% ../../nbs/workshop/conventions.ipynb #76f7f34e
+def in_words(
+    found: dict,  # what `differences` found, with the names a and b and the parameters of each
+) -> str:
+    "Return how many codes differ, because of what, and for each reason the first three."
+    lines = [f"{found['a']} and {found['b']} differ in {found['count']} of {found['total']} codes"]
+    if found["qparams_a"] is not found["qparams_b"]:
+        lines.append(f"{found['from_range']} by the range alone, {found['from_rounding']} by the rounding alone, {found['from_both']} by both")
+    for reason in dict.fromkeys(found["reasons"]):
+        lines.append(f"{found['reasons'].count(reason)} because {reason}:")
+        rows = zip(found["reasons"], found["indices"], found["inputs"], found["codes_a"], found["codes_b"])
+        first = [row[1:] for row in rows if row[0] == reason][:3]
+        lines += [f"  x[{i}] = {x!s}: {found['a']} {p}, {found['b']} {q}" for i, x, p, q in first]
+    return "\n".join(lines)
 
 # %% ../../nbs/workshop/conventions.ipynb #190bd601
 def _blocks(x: np.ndarray) -> list[tuple]:

@@ -26,7 +26,7 @@ class _Layout(NamedTuple):
     run: int  # so many neighbours along the middle axis share a scale, and each outer and inner index has its own
     scales: tuple  # shape of the scales
 
-def _place(shape: tuple, axis: int, name: str) -> int:
+def _axis_of(shape: tuple, axis: int, name: str) -> int:
     "Return an axis of the data, counted from the front; raise ValueError if there is none."
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{name} must be an axis of the data, whose shape is {shape}, got {axis}")
@@ -40,10 +40,10 @@ def _around(shape: tuple, first: int, last: int) -> tuple:
 def _layout_of(shape: tuple, axis, group_size, group_axis, scales: tuple = ()) -> _Layout:
     "Return how an array of a shape is seen, and the shape of its scales; of `scales` only a broadcast form is looked at."
     if axis is not None:
-        axis = _place(shape, axis, "axis")
+        axis = _axis_of(shape, axis, "axis")
         return _Layout(_around(shape, axis, axis), 0, (shape[axis],))
     if group_size is not None:
-        along = _place(shape, group_axis, "group_axis")
+        along = _axis_of(shape, group_axis, "group_axis")
         block, groups = _around(shape, along, along), -(-shape[along] // group_size)
         scales = shape[:along] + (groups,) + shape[along + 1 :]
         whole = block[2] == 1 and shape[along] % group_size == 0
@@ -385,6 +385,7 @@ def by_rules(
         loop(one, _never, x.dtype.type, kept)(0, x.reshape(rows), out.reshape(rows), *lists, rule, 0, *more)
     return out
 
+# %% ../../nbs/workshop/sweep.ipynb #e801c7c6
 def spread(
     arrangement: Arrangement,  # says what part of the data each scale belongs to
     values: np.ndarray,  # one for each scale, in the shape of the scale, or one for all
