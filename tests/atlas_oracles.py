@@ -487,7 +487,7 @@ def torch_observed(lo, hi, dtype, symmetric=False, per_channel=True, reduced=Fal
     return tuple(np.concatenate([one[i].numpy() for one in found]) for i in (0, 1))
 
 
-# LiteRT (TensorFlow Lite), llama.cpp
+# LiteRT (TensorFlow Lite) and its quantizers, llama.cpp
 
 
 def litert_model(tensors, ops, inputs, outputs):
@@ -566,6 +566,42 @@ def litert_calibrated(weight, bias, rows):
         data = None if data is None or not len(data) else np.array(data, np.uint8).view(np.int32 if tensor.type == schema.TensorType.INT32 else np.int8)
         found[tensor.name.decode()] = np.array(tensor.quantization.scale, np.float32), np.array(tensor.quantization.zeroPoint), data
     return found["t0"], found["t1"], found["t2"]
+
+
+def edge_params(scale, zero_point, bits, symmetric):
+    from ai_edge_quantizer import qtyping
+
+    scale, zero_point = np.atleast_1d(np.asarray(scale, np.float32)), np.atleast_1d(np.asarray(zero_point, np.int32))
+    axis = 0 if scale.size > 1 else None
+    return qtyping.UniformQuantParams(num_bits=bits, scale=scale, zero_point=zero_point, symmetric=symmetric, quantized_dimension=axis)
+
+
+def edge_qparams(lo, hi, bits=8, symmetric=False):
+    "Scales and zero points of ai-edge-quantizer, one per pair."
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as library
+
+    with np.errstate(all="ignore"):
+        zeros, scales = library.tensor_zp_scale_from_min_max(lo, hi, bits, symmetric, qtyping.QuantGranularity.CHANNELWISE)
+    return scales, zeros
+
+
+def edge_quantize(x, scale, zero_point, bits=8, symmetric=False):
+    "Codes of ai-edge-quantizer: symmetric ones leave the smallest code out from 8 bits on."
+    from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as library
+
+    with np.errstate(all="ignore"):
+        return library.uniform_quantize(x, edge_params(scale, zero_point, bits, symmetric))
+
+
+def edge_bias(bias, input_scale, weight_scale):
+    "int32 codes and scales of ai-edge-quantizer for a bias, one weight scale per channel."
+    from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as library
+
+    given = edge_params(input_scale, 0, 8, True), edge_params(weight_scale, np.zeros(np.size(weight_scale)), 8, True)
+    with np.errstate(all="ignore"):
+        made = library.symmetric_quantize_bias_tensor(bias, *given)
+    return made.quantized_data, made.scale
 
 
 @functools.cache
