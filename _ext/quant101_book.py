@@ -133,8 +133,12 @@ def name_repository(app, config):
     }
 
 
-BAR = re.compile(r"(<mo[^>]*)>\|<")  # a bar is a bracket here, and the name of a function stands close to what follows it
-NAME = re.compile(r"(<mo[^>]*)>(max|min)<")
+SPACING = (  # what a browser sets too wide or too tight: bars are brackets here, and a function stands close to its argument
+    (re.compile(r"<mo>‖<"), '<mo stretchy="false" lspace="0" rspace="0">‖<'),
+    (re.compile(r'<mo stretchy="false">\|<'), '<mo stretchy="false" lspace="0" rspace="0">|<'),
+    (re.compile(r"(<mo[^>]*)>(max|min)<"), r'\1 lspace="0" rspace="0.1667em">\2<'),
+    (re.compile(r"<mi>(log|ln)</mi>"), r'<mo lspace="0.1667em" rspace="0.1667em">\1</mo>'),
+)
 BARE = re.compile(r"frac\s*(?:\{[^}]*\})?\s*\d")
 
 
@@ -148,7 +152,8 @@ def write_formula(translator, node):
     except MathError as error:
         logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
         raise nodes.SkipNode from error
-    formula = BAR.sub(r'\1 lspace="0" rspace="0">|<', NAME.sub(r'\1 lspace="0" rspace="0.1667em">\2<', formula))
+    for pattern, better in SPACING:
+        formula = pattern.sub(better, formula)
     tag = "div" if as_block else "span"
     number = f'<span class="eqno">({node["number"]})</span>' if as_block and node.get("number") else ""
     anchors = "".join(f'<span id="{i}"></span>' for i in node.get("ids", []))

@@ -22,6 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 # %% ../nbs/workshop/plots.ipynb #3d563e49
 COLORS = {"original": "#0072B2", "quantized": "#D55E00", "error": "#AA4499", "guide": "#767676"}
+_OVER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # the box of a label that stands over a line
 
 # %% ../nbs/workshop/plots.ipynb #954b2be2
 def use_style() -> None:
@@ -869,7 +870,7 @@ def plot_ladders(
     for ax, (title, speeds) in zip(axes[:, 0], machines.items()):
         steps = {name: speed for name, speed in speeds.items() if name != "the instruction alone"}
         colors = [COLORS["original" if "NumPy" in name else "quantized"] for name in steps]
-        ax.bar_label(ax.barh(range(len(steps)), steps.values(), color=colors, height=0.6), [f"{s:.3g}" for s in steps.values()], padding=4)
+        ax.bar_label(ax.barh(range(len(steps)), steps.values(), color=colors, height=0.6), [f"{s:.3g}" for s in steps.values()], padding=4, bbox=_OVER)
         if "the instruction alone" in speeds:
             ax.axvline(speeds["the instruction alone"], linestyle="--", color=COLORS["guide"])
         ax.set_yticks(range(len(steps)), list(steps))
@@ -888,10 +889,10 @@ def plot_heights(
     ax = new_ax(ax)
     for color, (label, (speeds, peak)) in zip(("quantized", "original"), machines.items()):
         ax.plot(heights, speeds, marker="o", color=COLORS[color])
-        ax.text(heights[-1] + 0.2, speeds[-1], label, color=COLORS[color], va="center")
+        ax.text(heights[-1] + 0.2, speeds[-1], label, color=COLORS[color], va="center", bbox=_OVER)
         ax.axhline(peak, linestyle="--", color=COLORS[color], alpha=0.6)
-    ax.set(xlabel="rows of a tile (dashed: the instruction alone)", ylabel="Gop/s on one core", xlim=(0.5, heights[-1] + 5))
-    ax.set(ylim=(0, 1.15 * max(peak for _, peak in machines.values())))
+    ax.set(xlabel="rows of a tile (dashed: the instruction alone)", ylabel="Gop/s on one core", xlim=(0.5, heights[-1] + 3))
+    ax.set(xticks=heights, ylim=(0, 1.15 * max(peak for _, peak in machines.values())))
     return ax
 
 # %% ../nbs/workshop/plots.ipynb #819b94f2
@@ -934,8 +935,7 @@ def plot_race(
         color = COLORS["quantized" if own else "guide"]
         ax.plot([low, high], [y, y], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(median, y, marker="o", color=color)
-        ax.annotate(f"{median:.0f}", (high, y), (6, 0), textcoords="offset points", va="center", color=color,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # over the line of the limit
+        ax.annotate(f"{median:.0f}", (high, y), (6, 0), textcoords="offset points", va="center", color=color, bbox=_OVER)
     if limit:
         ax.axvline(limit, linestyle="--", color=COLORS["guide"])
     ax.set_yticks(range(len(names)), names)
