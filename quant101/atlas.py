@@ -43,7 +43,7 @@ class Convention:
     "How a library turns numbers into codes, and a range into a scale. Raises ValueError for an unknown word or type."
     name: str  # what tables and messages call it
     dtypes: tuple = ("int8", "uint8")  # the integer types that the library has
-    ratio: str = "divide"  # "divide", "reciprocal", "peak" or "peak-reciprocal": see _WORDS; all in float32
+    ratio: str = "divide"  # "divide" by the scale; multiply by its "reciprocal", by qmax / absmax ("peak") or (1 / absmax) * qmax ("peak-reciprocal")
     zero_point: str = "after"  # added "after" rounding, "before" it, or before it "fused" with the product
     offset: float = 0.0  # added together with the zero point; 0.5 before "toward-zero" makes a rounding to nearest
     rounding: str = "half-even"  # a Rounding or its word, not "stochastic"
@@ -53,7 +53,7 @@ class Convention:
     only_zero: int | None = None  # the one zero point that the library has; None: any
     span: str = "both"  # which range the codes cover: "both", "middle", "peak" or "signed"
     narrow: tuple = ()  # types whose range leaves the smallest code out
-    precision: str = "float64"  # in which scale and zero point are computed
+    precision: str = "float64"  # "float32" or "float64", in which scale and zero point are computed
     zero_rounding: str = "together"  # round qmin - lo / scale "together", or lo / scale "apart"
     floor: float = 0.0  # a scale below this is tiny
     below: str = "keep"  # what becomes of a tiny scale: "keep", "one", "floor" or "refuse"
