@@ -133,14 +133,27 @@ def name_repository(app, config):
     }
 
 
+SPACING = (  # what a browser sets too wide or too tight: bars are brackets here, and a function stands close to its argument
+    (re.compile(r"<mo>‖<"), '<mo stretchy="false" lspace="0" rspace="0">‖<'),
+    (re.compile(r'<mo stretchy="false">\|<'), '<mo stretchy="false" lspace="0" rspace="0">|<'),
+    (re.compile(r"(<mo[^>]*)>(max|min)<"), r'\1 lspace="0" rspace="0.1667em">\2<'),
+    (re.compile(r"<mi>(log|ln)</mi>"), r'<mo lspace="0.1667em" rspace="0.1667em">\1</mo>'),
+)
+BARE = re.compile(r"frac\s*(?:\{[^}]*\})?\s*\d")
+
+
 def write_formula(translator, node):
     "Append a formula as MathML; a command that docutils does not know is a warning, and so fails a strict build."
     as_block = isinstance(node, nodes.math_block)
     try:
+        if BARE.search(node.astext()):
+            raise MathError("a fraction must have its numbers in braces, since the digits of \\frac12 are read as one number")
         formula = tex2mathml(node.astext(), as_block)
     except MathError as error:
         logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
         raise nodes.SkipNode from error
+    for pattern, better in SPACING:
+        formula = pattern.sub(better, formula)
     tag = "div" if as_block else "span"
     number = f'<span class="eqno">({node["number"]})</span>' if as_block and node.get("number") else ""
     anchors = "".join(f'<span id="{i}"></span>' for i in node.get("ids", []))

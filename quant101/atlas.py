@@ -51,7 +51,7 @@ class CodeConvention:
     "How a library turns numbers into codes, and codes into numbers: the first half of a Convention."
     name: str  # what tables and messages call it
     dtypes: tuple = ("int8", "uint8")  # the integer types that the library has
-    ratio: str = "divide"  # "divide", "reciprocal", "peak" or "peak-reciprocal": see _WORDS; all in float32
+    ratio: str = "divide"  # "divide" by the scale; multiply by its "reciprocal", by qmax / absmax ("peak") or (1 / absmax) * qmax ("peak-reciprocal")
     division: str = "float32"  # "float32", or "data": float16 by float16 in float16, all else in float32
     zero_point: str = "after"  # added "after" rounding, "before" it, or before it "fused" with the product
     offset: float = 0.0  # added together with the zero point; 0.5 before "toward-zero" makes a rounding to nearest
@@ -70,7 +70,7 @@ class Convention(CodeConvention):
     narrow: tuple = ()  # types whose range leaves the smallest code out
     ends: tuple = ()  # types whose range is laid on fewer codes, each as (type, smallest code, largest code)
     in_float64: tuple = ()  # types for which it divides in float64
-    precision: str = "float64"  # in which scale and zero point are computed
+    precision: str = "float64"  # "float32" or "float64", in which scale and zero point are computed
     scales: str = "float32"  # in which they are kept: "float32", or "data": float16 for float16 ends
     zero_rounding: str = "together"  # round qmin - lo / scale "together" or "away" from zero, or lo / scale "apart"
     floor: float = 0.0  # a scale below this is tiny

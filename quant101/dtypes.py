@@ -21,8 +21,8 @@ _all_ = ["as_real_array"]  # what every chapter does first with the data it is g
 class FloatFormat:
     "A floating-point format: bits of its fields, and codes with a special meaning. Source: IEEE 754-2019, section 3.4."
     name: str  # what messages and tables call it
-    exponent_bits: int  # 2..8
-    mantissa_bits: int  # 1..23
+    exponent_bits: int  # bits of the exponent, 2..8
+    mantissa_bits: int  # bits of the mantissa, 1..23
     bias: int | None = None  # added to the exponent before it is stored, 0..127; None: 2**(exponent_bits - 1) - 1
     specials: str = "ieee"  # "ieee": inf and NaN; "fn": NaN alone; "fnuz": NaN in place of -0; "none": neither
 

@@ -22,6 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 # %% ../nbs/workshop/plots.ipynb #3d563e49
 COLORS = {"original": "#0072B2", "quantized": "#D55E00", "error": "#AA4499", "guide": "#767676"}
+_OVER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # the box of a label that stands over a line
 
 # %% ../nbs/workshop/plots.ipynb #954b2be2
 def use_style() -> None:
@@ -305,7 +306,8 @@ def plot_codes_and_errors(
             counts, _ = np.histogram(values, edges)
             ax.stairs(counts / values.size, edges, fill=True, color=color)
         top.set(title=name, xlabel="code", yscale="log")
-        top.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        top.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+        bottom.xaxis.set_major_locator(plt.MaxNLocator(4))
         bottom.set(xlabel="error, units of the weight")
     axes[0, 0].set_ylabel("share of weights")
     axes[1, 0].set_ylabel("share in each bin")
@@ -315,12 +317,12 @@ def plot_codes_and_errors(
 def plot_sqnr_per_bit(
     bits,  # numbers of bits, shape (n,)
     measured,  # decibels at each of them
-    line,  # decibels that the rule of 6.02 dB a bit predicts
+    line,  # decibels predicted from the step
     ax: plt.Axes | None = None,  # the axes to draw on, or None to make a figure
 ) -> plt.Axes:
-    "Draw the measured signal-to-noise ratio over the number of bits, with the line of 6.02 dB a bit."
+    "Draw the measured signal-to-noise ratio over the number of bits, with the line that was predicted."
     ax = new_ax(ax)
-    ax.plot(bits, line, color=COLORS["guide"], label="6.02 dB a bit")
+    ax.plot(bits, line, color=COLORS["guide"], label="predicted from the step")
     ax.plot(bits, measured, "o", color=COLORS["quantized"], label="measured on the weights")
     ax.set(xlabel="bits", ylabel="SQNR, dB", xticks=bits)
     ax.legend()
@@ -371,8 +373,9 @@ def plot_cost_and_gain(
         plot_cost_curve(points, start, axes[0])
         axes[0].annotate(f"{bits} bits", points[0], (6, -4), textcoords="offset points", fontsize=9)
     plot_cost_curve(curves[detail], start, axes[1]).set_title(f"{detail}-bit codes")
-    for point, name in zip(curves[detail], names):
-        axes[1].annotate(name, point, (6, -10), textcoords="offset points", fontsize=9)
+    for place, (point, name) in enumerate(zip(curves[detail], names)):
+        beside = {"xytext": (6, -10)} if place <= start else {"xytext": (-4, 4), "ha": "right"}  # of the curve and the line
+        axes[1].annotate(name, point, textcoords="offset points", fontsize=9, **beside)
     axes[0].set(title="all codes", ylabel="SQNR (dB)", ylim=(0, None))
     axes[1].margins(y=0.1)
     for ax in axes:
@@ -433,10 +436,10 @@ def plot_threshold(
     thresholds: np.ndarray,  # thresholds tried, units of x
     sqnr: np.ndarray,  # what each gives, dB
     nbytes: np.ndarray,  # bytes stored, as a share of float32
-    columns: np.ndarray,  # columns kept in full precision
+    columns: np.ndarray,  # columns kept as floats
     mark: float,  # the threshold to point at, one of thresholds
 ) -> np.ndarray:  # the two axes
-    "Draw quality and size over the threshold from which a column is kept in full precision."
+    "Draw quality and size over the threshold from which a column is kept as floats."
     axes = plt.subplots(1, 2, figsize=(7, 2.8))[1]
     at = list(thresholds).index(mark)
     for ax, values, label in zip(axes, (sqnr, nbytes), ("SQNR (dB)", "bytes, as a share of float32")):
@@ -867,7 +870,7 @@ def plot_ladders(
     for ax, (title, speeds) in zip(axes[:, 0], machines.items()):
         steps = {name: speed for name, speed in speeds.items() if name != "the instruction alone"}
         colors = [COLORS["original" if "NumPy" in name else "quantized"] for name in steps]
-        ax.bar_label(ax.barh(range(len(steps)), steps.values(), color=colors, height=0.6), [f"{s:.3g}" for s in steps.values()], padding=4)
+        ax.bar_label(ax.barh(range(len(steps)), steps.values(), color=colors, height=0.6), [f"{s:.3g}" for s in steps.values()], padding=4, bbox=_OVER)
         if "the instruction alone" in speeds:
             ax.axvline(speeds["the instruction alone"], linestyle="--", color=COLORS["guide"])
         ax.set_yticks(range(len(steps)), list(steps))
@@ -886,10 +889,10 @@ def plot_heights(
     ax = new_ax(ax)
     for color, (label, (speeds, peak)) in zip(("quantized", "original"), machines.items()):
         ax.plot(heights, speeds, marker="o", color=COLORS[color])
-        ax.text(heights[-1] + 0.2, speeds[-1], label, color=COLORS[color], va="center")
+        ax.text(heights[-1] + 0.2, speeds[-1], label, color=COLORS[color], va="center", bbox=_OVER)
         ax.axhline(peak, linestyle="--", color=COLORS[color], alpha=0.6)
-    ax.set(xlabel="rows of a tile (dashed: the instruction alone)", ylabel="Gop/s on one core", xlim=(0.5, heights[-1] + 5))
-    ax.set(ylim=(0, 1.15 * max(peak for _, peak in machines.values())))
+    ax.set(xlabel="rows of a tile (dashed: the instruction alone)", ylabel="Gop/s on one core", xlim=(0.5, heights[-1] + 3))
+    ax.set(xticks=heights, ylim=(0, 1.15 * max(peak for _, peak in machines.values())))
     return ax
 
 # %% ../nbs/workshop/plots.ipynb #819b94f2
@@ -932,7 +935,7 @@ def plot_race(
         color = COLORS["quantized" if own else "guide"]
         ax.plot([low, high], [y, y], color=color, linewidth=3, solid_capstyle="butt")
         ax.plot(median, y, marker="o", color=color)
-        ax.annotate(f"{median:.0f}", (high, y), (6, 0), textcoords="offset points", va="center", color=color)
+        ax.annotate(f"{median:.0f}", (high, y), (6, 0), textcoords="offset points", va="center", color=color, bbox=_OVER)
     if limit:
         ax.axvline(limit, linestyle="--", color=COLORS["guide"])
     ax.set_yticks(range(len(names)), names)

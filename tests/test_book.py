@@ -107,6 +107,19 @@ def test_page_needs_no_other_host(page, browser):
     assert wide <= 0, "the page scrolls sideways"
 
 
+@needs("browser")
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_a_page_fits_a_phone(page, browser):
+    "What is too wide scrolls by itself, and from its beginning: to the left of that a browser scrolls nothing."
+    tab = browser.new_page(viewport={"width": 375, "height": 800})
+    tab.goto(page.as_uri())
+    wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    begins = "m.getBoundingClientRect().left >= m.parentElement.getBoundingClientRect().left - 1"
+    whole = tab.evaluate(f"[...document.querySelectorAll('div.math math')].every(m => {begins})")
+    tab.close()
+    assert wide <= 0 and whole
+
+
 # The API reference
 
 
@@ -185,3 +198,10 @@ def test_a_failing_cell_fails_the_build(tmp_path):
     book = small_book(tmp_path, "1 / 0")
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         run(*BUILD, cwd=book)
+
+
+def test_a_fraction_without_braces_fails_the_build(tmp_path):
+    page = small_book(tmp_path) / "page.ipynb"
+    page.write_text(page.read_text().replace("# A page", r"# A page\n\n$\\tfrac12$"))
+    with pytest.raises(AssertionError, match="braces"):
+        run(*BUILD, cwd=tmp_path)
