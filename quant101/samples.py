@@ -31,6 +31,25 @@ SAMPLES = {
         "first sentence",
     "sentence_lengths":
         "int64 (24,): tokens of each sentence, in the order of the rows",
+    "digit_pixels":
+        "int64 (400, 64): handwritten digits, 8 by 8 pixels, from 0 for "
+        "white to 16 for black",
+    "digit_labels":
+        "int64 (400,): which digit each of them is",
+    "digit_weight_1":
+        "float32 (32, 64): first layer of a network that reads them, rows "
+        "are outputs",
+    "digit_bias_1":
+        "float32 (32,): its bias",
+    "digit_weight_2":
+        "float32 (32, 32): second layer, whose result is added to the "
+        "first's",
+    "digit_bias_2":
+        "float32 (32,): its bias",
+    "digit_weight_3":
+        "float32 (10, 32): third layer, an output for each digit",
+    "digit_bias_3":
+        "float32 (10,): its bias",
 }
 
 # %% ../nbs/workshop/samples.ipynb #bdab0196
@@ -49,14 +68,14 @@ def load_sample(
 
     Raises TypeError if `name` is not a str, ValueError if no sample has it.
 
-    Source: all-MiniLM-L6-v2 (Apache-2.0), see quant101/data/README.md.
+    Source: all-MiniLM-L6-v2 (Apache-2.0), the digits Alpaydin and Kaynak 1998 (CC BY 4.0); see quant101/data/README.md.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, got {type(name).__name__}")
     if name not in SAMPLES:
         names = ", ".join(SAMPLES)
         raise ValueError(f"name must be one of {names}, got {name!r}")
-    path = files("quant101") / "data" / "samples.npz"
+    path = files("quant101") / "data" / ("digits.npz" if name.startswith("digit") else "samples.npz")
     with path.open("rb") as file, np.load(file) as stored:
         array = stored[name]
     is_planes = array.dtype == np.uint8
