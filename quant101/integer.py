@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from .steps import QParams, _half_away
-from .workshop.arrays import as_int, as_kind, as_positive, look_up, one_of
+from .workshop.arrays import as_int, as_kind, look_up, one_of
 from .workshop.integers import (INT32, along, as_fixed_points, as_output, as_positive_float32, as_sums, as_whole_between, clamp_ends,
                                         exact_sums, ratio_of_scales, scale_down, single_scale, sums_along, two_in_steps, whole_bias)
 
@@ -36,10 +36,10 @@ def fixed_point(
     """
     return as_fixed_points(_fixed_point, real, 2.0**30 - 0.25)
 
-# %% ../nbs/08_integer.ipynb #eb60a895
+# %% ../nbs/08_integer.ipynb #676165cf
 @njit
-def _high_multiply(x, multiplier):
-    return (np.int64(x) * np.int64(multiplier) + 2**30) >> 31
+def _single(acc, multiplier, shift):
+    return (np.int64(acc) * np.int64(multiplier) + (np.int64(1) << (30 - shift))) >> (31 - shift)
 
 # %% ../nbs/08_integer.ipynb #6cd409c1
 @njit
@@ -47,25 +47,16 @@ def _divide_by_power(x, shift):
     mask = (np.int64(1) << shift) - 1
     return (x >> shift) + ((x & mask) > (mask >> 1) + (x < 0))
 
-# %% ../nbs/08_integer.ipynb #1ba29f56
-@njit
-def _shift_left(acc, shift):
-    return min(max(np.int64(acc) << max(shift, 0), -(2**31)), 2**31 - 1)
-
+# %% ../nbs/08_integer.ipynb #863a64d5
 @njit
 def _gemmlowp(acc, multiplier, shift):
-    return _divide_by_power(_high_multiply(_shift_left(acc, shift), multiplier), max(-shift, 0))
+    return _divide_by_power(_single(acc, multiplier, max(shift, 0)), max(-shift, 0))
 
-# %% ../nbs/08_integer.ipynb #b153f608
+# %% ../nbs/08_integer.ipynb #2bff9797
 @njit
 def _ruy(acc, multiplier, shift):
-    high, right = _high_multiply(_shift_left(acc, shift), multiplier), max(-shift, 0)
+    high, right = _single(acc, multiplier, max(shift, 0)), max(-shift, 0)
     return (high + ((np.int64(1) << right) >> 1)) >> right
-
-# %% ../nbs/08_integer.ipynb #676165cf
-@njit
-def _single(acc, multiplier, shift):
-    return (np.int64(acc) * np.int64(multiplier) + (np.int64(1) << (30 - shift))) >> (31 - shift)
 
 # %% ../nbs/08_integer.ipynb #d2e95a93
 @njit
@@ -131,7 +122,7 @@ def activation_range(
     Source: Jacob et al. 2018, section 2.4; TensorFlow Lite, CalculateActivationRangeQuantized.
     """
     ends, (_, qmin, qmax) = look_up(activation, _ACTIVATIONS, "activation"), as_output(dtype)
-    scale, zero_point = float(as_positive_float32(as_positive(scale, "scale"), "scale")), as_int(zero_point, "zero_point", qmin, qmax)
+    scale, zero_point = float(as_positive_float32(single_scale(scale, "scale"), "scale")), as_int(zero_point, "zero_point", qmin, qmax)
     low, high = (min(max(_half_away(np.float32(end / scale)) + zero_point, qmin), qmax) for end in ends)
     return int(low), int(high)
 
@@ -195,7 +186,7 @@ def quantized_add(
         as_kind(one, QParams, name)
     a_place, b_place = ((one.scale, one.zero_point, one.qmin, one.qmax) for one in (a_qparams, b_qparams))
     (a, a_scale), (b, b_scale) = two_in_steps(a, a_place, b, b_place)
-    twice, y_scale = 2 * max(a_scale, b_scale), single_scale(y_qparams.scale, "y_qparams")
+    twice, y_scale = 2 * max(a_scale, b_scale), single_scale(y_qparams.scale, "the scale of y_qparams")
     a, b = (requantize(q << 20, *fixed_point(scale / twice), 0, "int32", rounding) for q, scale in ((a, a_scale), (b, b_scale)))
     factor = fixed_point(twice / (2**20 * y_scale))
     return requantize(a + b, *factor, y_qparams.zero_point, y_qparams.dtype, rounding, y_qparams.qmin, y_qparams.qmax)

@@ -224,12 +224,13 @@ def exact_sums(
 # %% ../../nbs/workshop/integers.ipynb #506e5d3a
 def single_scale(
     scale,  # real value of one step, in a number or an array of one
-    name: str,  # what an error message calls the parameters that it belongs to
+    name: str,  # what an error message calls it
 ) -> float:
-    "Return a scale as a float. Raises ValueError unless it is a single one, finite and greater than 0."
-    if np.size(scale) != 1 or not 0 < np.asarray(scale).item() < np.inf:
-        raise ValueError(f"{name} must have a single scale, finite and greater than 0, got {scale}")
-    return float(np.asarray(scale).item())
+    "Return a scale as a float. Raises ValueError unless it is a single one, finite and greater than 0, TypeError if not real."
+    array = as_real_array(scale, name)
+    if array.size != 1 or not 0 < array.item() < np.inf:
+        raise ValueError(f"{name} must be a single number, finite and greater than 0, got {scale}")
+    return float(array.item())
 
 def _steps_from_zero(q, name: str, scale, zero_point, qmin: int, qmax: int) -> tuple[np.ndarray, float]:
     "Return `q - zero_point`, int64, and the scale. Raises ValueError for what does not fit or has more than 8 bits."
@@ -238,7 +239,7 @@ def _steps_from_zero(q, name: str, scale, zero_point, qmin: int, qmax: int) -> t
     if np.size(zero_point) != 1:
         raise ValueError(f"{name}_qparams must have a single zero point, got {zero_point}")
     zero = as_whole_between(zero_point, f"the zero_point of {name}_qparams", qmin, qmax)
-    return as_whole_between(q, name, qmin, qmax) - zero.reshape(()), single_scale(scale, f"{name}_qparams")
+    return as_whole_between(q, name, qmin, qmax) - zero.reshape(()), single_scale(scale, f"the scale of {name}_qparams")
 
 def two_in_steps(
     a,  # integer codes
@@ -287,7 +288,7 @@ def whole_bias(
         scales.append(scale if scale.size > 1 else scale.reshape(()))
     check_finite(bias, "bias")
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-        codes = np.rint(bias / (scales[0] * scales[1]))
+        codes = np.asarray(np.where(bias == 0, 0.0, np.rint(bias / (scales[0] * scales[1]))))
     for channel in np.argwhere(~((codes >= -(2**31)) & (codes < 2**31))):
         place = tuple(map(int, channel))
         raise ValueError(f"bias must fit an int32 at the scale input_scale * weight_scale, got {bias[place]} in channel "
