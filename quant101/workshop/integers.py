@@ -38,11 +38,12 @@ OUTPUTS = tuple(map(np.dtype, ("i1", "u1", "i2", "u2", "i4")))  # what a code ma
 
 def as_sums(
     acc,  # integers, each within int32
+    name: str = "acc",  # what an error message calls them
 ) -> np.ndarray:  # int32, contiguous
     "Return sums of products as int32. Raises ValueError for one that an int32 does not hold, TypeError for other numbers."
     if type(acc) is np.ndarray and acc.dtype == np.int32 and acc.flags.c_contiguous:
         return acc
-    return as_whole_between(acc, "acc", *INT32).astype(np.int32)
+    return as_whole_between(acc, name, *INT32).astype(np.int32)
 
 # %% ../../nbs/workshop/integers.ipynb #160f3175
 def as_output(
