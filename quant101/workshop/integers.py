@@ -60,6 +60,7 @@ def as_output(
         raise ValueError(f"dtype must be one of {', '.join(t.name for t in OUTPUTS)}, got {found}")
     return found.newbyteorder("="), int(np.iinfo(found).min), int(np.iinfo(found).max)
 
+# %% ../../nbs/workshop/integers.ipynb #90107f3a
 def clamp_ends(
     low,  # smallest code that may come out, or None for the type's
     high,  # largest code, or None for the type's
@@ -205,6 +206,7 @@ def as_bytes(
         raise ValueError(f"{name} must have at least one axis, got a single number")
     return codes
 
+# %% ../../nbs/workshop/integers.ipynb #86352268
 def exact_sums(
     a,  # int8 or uint8, shape (..., rows, inputs)
     b,  # int8 or uint8, shape (..., inputs, outputs)
@@ -242,6 +244,7 @@ def _steps_from_zero(q, name: str, scale, zero_point, qmin: int, qmax: int) -> t
     zero = as_whole_between(zero_point, f"the zero_point of {name}_qparams", qmin, qmax)
     return as_whole_between(q, name, qmin, qmax) - zero.reshape(()), single_scale(scale, f"the scale of {name}_qparams")
 
+# %% ../../nbs/workshop/integers.ipynb #c33652c4
 def two_in_steps(
     a,  # integer codes
     a_place: tuple,  # scale, zero point, qmin and qmax
