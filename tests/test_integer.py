@@ -129,7 +129,7 @@ def test_fixed_point_of_an_array():
 
 @pytest.mark.parametrize("real", [-0.1, np.nan, np.inf, 2.0**30, 2.0**30 - 0.25, [0.5, -1e-300]])
 def test_fixed_point_refuses(real):
-    with pytest.raises(ValueError, match="real must be at least 0 and smaller than"):
+    with pytest.raises(ValueError, match="real must be finite, at least 0 and smaller than"):
         fixed_point(real)
 
 
@@ -428,6 +428,18 @@ def test_qlinear_matmul_of_many_matrices():
             assert np.array_equal(y[i, j], one)
     assert qlinear_matmul(a[0, 0, 0], 0.1, 0, b[0, :, 0], 0.1, 0, 1.0, 0).shape == ()
     assert qlinear_matmul(a[0, 0, 0], 0.1, 0, b[0], 0.1, 0, [1.0], [0]).shape == (5,)
+
+
+@given(st.lists(st.floats(2.0**-100, 2.0**20, width=32), min_size=3, max_size=3), st.integers(-255, 255))
+def test_ratio_of_the_scales_is_rounded_to_float32_twice(scales, code):
+    a_scale, b_scale, y_scale = np.float32(scales)
+    with np.errstate(under="ignore", over="ignore"):
+        ratio = a_scale * b_scale / y_scale
+    if np.isfinite(ratio):
+        total = code * 100
+        expected = saturated(nearest(Fraction(float(np.float32(float(Fraction(float(ratio)) * total)) if abs(float(ratio) * total) < 3e38 else 1e30 * np.sign(total))), "even"), -128, 127)
+        a = np.array([[abs(code)]], np.uint8)
+        assert qlinear_matmul(a, a_scale, 0, np.array([[100 if code > 0 else -100]], np.int8), b_scale, 0, y_scale, np.int8(0)) == expected
 
 
 def test_qlinear_matmul_takes_its_type_from_the_zero_point():

@@ -143,7 +143,7 @@ def as_fixed_points(
     real = in_type(as_real_array(real, "real"), np.float64)
     wrong = real[~((real >= 0) & (real < below))]
     if wrong.size:
-        raise ValueError(f"real must be at least 0 and smaller than {below}, got {wrong.flat[0]}")
+        raise ValueError(f"real must be finite, at least 0 and smaller than {below}, got {wrong.flat[0]}")
     pairs = [split(float(value)) for value in real.reshape(-1)]
     if real.ndim == 0:
         return int(pairs[0][0]), int(pairs[0][1])
@@ -190,8 +190,10 @@ def ratio_of_scales(
     y_scale: np.ndarray,  # the same
 ) -> np.ndarray:  # float32
     "Return a_scale * b_scale / y_scale, each step rounded to float32. Raises ValueError if that is infinite."
-    with np.errstate(over="ignore", under="ignore"):
-        return check_finite(np.asarray(a_scale * b_scale / y_scale), "a_scale * b_scale / y_scale", "finite in float32")
+    exact = a_scale.astype(np.float64) * b_scale
+    with np.errstate(over="ignore", under="ignore"):  # float32's smallest steps are made in float64, where no processor flushes them to 0
+        product = np.where(exact < 2.0**-126, np.rint(np.ldexp(exact, 149)) * 2.0**-149, exact.astype(np.float32).astype(np.float64))
+        return check_finite(np.asarray(product / y_scale).astype(np.float32), "a_scale * b_scale / y_scale", "finite in float32")
 
 # %% ../../nbs/workshop/integers.ipynb #e5be18b1
 def as_bytes(
