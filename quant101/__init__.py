@@ -15,3 +15,5 @@ from .atlas import (BITSANDBYTES, GGML, GGML_Q4_0, GGML_X86, MODELOPT, ONNX, ORT
                     Identification, dequantize_as, explain, identify, qparams_as, quantize_as)
 from .matmul import (Instruction, PackedWeights, instruction_alone, instruction_set, linear_int8, llm_int8_linear,
                      matmul_int8, pack_weights, tile_assembly, unpack_weights)
+from .integer import (activation_range, fixed_point, integer_bias, matmul_integer, qlinear_matmul, quantized_add, quantized_average,
+                      requantize)

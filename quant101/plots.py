@@ -11,7 +11,8 @@ __all__ = ['COLORS', 'use_style', 'new_ax', 'show_error', 'plot_histogram', 'plo
            'plot_doubling', 'plot_p_and_q', 'plot_divergence', 'plot_ranges', 'plot_batches', 'plot_code_use',
            'plot_rulers', 'plot_means', 'plot_sums', 'plot_terms', 'plot_gain', 'plot_sample_columns',
            'plot_sample_values', 'plot_near_tie', 'plot_atlas', 'plot_lane', 'plot_tile', 'plot_ladders',
-           'plot_heights', 'plot_roofline', 'plot_race', 'plot_races', 'plot_shares', 'plot_ratios']
+           'plot_heights', 'plot_roofline', 'plot_rules', 'plot_images', 'plot_race', 'plot_races', 'plot_shares',
+           'plot_ratios']
 
 # %% ../nbs/workshop/plots.ipynb #b1a1243c
 import sys
@@ -918,6 +919,38 @@ def plot_roofline(
     ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="Gop/s on one core")
     ax.set(ylim=(min(speeds) / 3, peak * 2.5))
     return ax
+
+# %% ../nbs/workshop/plots.ipynb #08f10001
+def plot_rules(
+    exact: np.ndarray,  # scaled sums before rounding, shape (n,), in steps of the code
+    codes: dict,  # label: the codes that a rule gives to them
+) -> np.ndarray:  # one axes per rule
+    "Draw code minus scaled sum for several rules of rounding; what lies beyond half a step is marked."
+    figure, axes = plt.subplots(1, len(codes), figsize=(7, 2.4), sharey=True)
+    for ax, (label, q) in zip(np.atleast_1d(axes), codes.items()):
+        error = np.asarray(q) - exact
+        beyond = np.abs(error) > 0.5
+        ax.axhspan(-0.5, 0.5, color=COLORS["guide"], alpha=0.15, linewidth=0)
+        ax.plot(exact[~beyond], error[~beyond], "o", markersize=3, color=COLORS["quantized"])
+        ax.plot(exact[beyond], error[beyond], "X", markersize=6, color=COLORS["error"])
+        ax.set(title=label, xlabel="scaled sum", ylim=(-0.8, 0.8), yticks=[-0.5, 0, 0.5])
+    np.atleast_1d(axes)[0].set_ylabel("code − scaled sum")
+    return np.atleast_1d(axes)
+
+# %% ../nbs/workshop/plots.ipynb #08f10003
+def plot_images(
+    images: np.ndarray,  # shades from 0 for white on, shape (n, height, width)
+    labels: list,  # text under each
+) -> np.ndarray:  # one axes per image
+    "Draw small images in a row."
+    figure, axes = plt.subplots(1, len(images), figsize=(7, 1.25))
+    for ax, image, label in zip(np.atleast_1d(axes), images, labels):
+        ax.imshow(image, cmap="Greys", interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel(label, fontsize=8)
+        for side in ax.spines.values():
+            side.set(visible=True, color=COLORS["guide"], linewidth=0.6)
+    return np.atleast_1d(axes)
 
 # %% ../nbs/workshop/plots.ipynb #d517d36b
 def plot_race(

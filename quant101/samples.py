@@ -13,24 +13,21 @@ import numpy as np
 
 # %% ../nbs/workshop/samples.ipynb #2a287d1b
 SAMPLES = {
-    "attention_weight":
-        "float32 (384, 384): layer 0's query weight, rows are outputs",
-    "ffn_weight":
-        "float32 (384, 384): the first 384 of the 1536 rows (outputs) of "
-        "layer 2's intermediate.dense weight",
-    "ffn_bias":
-        "float32 (384,): the bias of those 384 outputs",
-    "ffn_input":
-        "float32 (288, 384): inputs of layer 2's intermediate.dense, one "
-        "row a token, 24 sentences",
-    "attention_input":
-        "float32 (52, 384): inputs of layer 0's attention, one row a "
-        "token, the first 4 sentences",
-    "attention_probs":
-        "float32 (12, 18, 18): layer 0's attention shares, 12 heads, the "
-        "first sentence",
-    "sentence_lengths":
-        "int64 (24,): tokens of each sentence, in the order of the rows",
+    "attention_weight": "float32 (384, 384): layer 0's query weight, rows are outputs",
+    "ffn_weight": "float32 (384, 384): the first 384 of the 1536 rows (outputs) of layer 2's intermediate.dense weight",
+    "ffn_bias": "float32 (384,): the bias of those 384 outputs",
+    "ffn_input": "float32 (288, 384): inputs of layer 2's intermediate.dense, one row a token, 24 sentences",
+    "attention_input": "float32 (52, 384): inputs of layer 0's attention, one row a token, the first 4 sentences",
+    "attention_probs": "float32 (12, 18, 18): layer 0's attention shares, 12 heads, the first sentence",
+    "sentence_lengths": "int64 (24,): tokens of each sentence, in the order of the rows",
+    "digit_pixels": "int64 (400, 64): handwritten digits, 8 by 8 pixels, from 0 for white to 16 for black",
+    "digit_labels": "int64 (400,): which digit each of them is",
+    "digit_weight_1": "float32 (32, 64): first layer of a network that reads them, rows are outputs",
+    "digit_bias_1": "float32 (32,): its bias",
+    "digit_weight_2": "float32 (32, 32): second layer, whose result is added to the first's",
+    "digit_bias_2": "float32 (32,): its bias",
+    "digit_weight_3": "float32 (10, 32): third layer, an output for each digit",
+    "digit_bias_3": "float32 (10,): its bias",
 }
 
 # %% ../nbs/workshop/samples.ipynb #bdab0196
@@ -49,14 +46,14 @@ def load_sample(
 
     Raises TypeError if `name` is not a str, ValueError if no sample has it.
 
-    Source: all-MiniLM-L6-v2 (Apache-2.0), see quant101/data/README.md.
+    Source: all-MiniLM-L6-v2 (Apache-2.0), the digits Alpaydin and Kaynak 1998 (CC BY 4.0); see quant101/data/README.md.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, got {type(name).__name__}")
     if name not in SAMPLES:
         names = ", ".join(SAMPLES)
         raise ValueError(f"name must be one of {names}, got {name!r}")
-    path = files("quant101") / "data" / "samples.npz"
+    path = files("quant101") / "data" / ("digits.npz" if name.startswith("digit") else "samples.npz")
     with path.open("rb") as file, np.load(file) as stored:
         array = stored[name]
     is_planes = array.dtype == np.uint8

@@ -33,6 +33,7 @@ CASES = {f"decode {f.name}": lambda f=f: q.decode(codes_of(f), f) for f in FORMA
 CASES |= {f"encode {f.name}": lambda f=f: q.encode(ARRAY, f) for f in FORMATS}
 CASES |= {"decode in all cores": lambda: q.decode(np.tile(codes_of(q.E4M3), 40), q.E4M3),
           "cast": lambda: q.cast(ARRAY, q.E4M3)}
+CASES |= {"qlinear_matmul": lambda: q.qlinear_matmul(np.uint8([[200, 3]]), np.float32(1e-20), 0, np.int8([[100], [9]]), np.float32(1.3e-20), 0, np.float32(2e-38), 5)}
 CASES |= {f"quantize {r}": lambda r=r: q.quantize(SMALL, q.QParams(np.float32(2.0**30)), r) for r in ROUNDING}
 
 

@@ -238,7 +238,7 @@ def test_public_names_are_documented(path):
 
 # A chapter's page is prose, formulas and short public functions; all else stands once, in the workshop
 
-CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
+CHAPTERS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul", "integer")
 
 
 def body_lines(function):

@@ -13,12 +13,17 @@ from quant101.samples import SAMPLES, load_record, load_sample
 
 sys.path.insert(0, str(ROOT / "tools"))
 import record_samples  # noqa: E402
+import train_digits  # noqa: E402
 
 DATA = ROOT / "quant101" / "data"
 SHAPES = {
     "attention_weight": (384, 384), "ffn_weight": (384, 384), "ffn_bias": (384,), "ffn_input": (288, 384),
     "attention_input": (52, 384), "attention_probs": (12, 18, 18), "sentence_lengths": (24,),
+    "digit_pixels": (400, 64), "digit_labels": (400,), "digit_weight_1": (32, 64), "digit_bias_1": (32,),
+    "digit_weight_2": (32, 32), "digit_bias_2": (32,), "digit_weight_3": (10, 32), "digit_bias_3": (10,),
 }
+WHOLE = ("sentence_lengths", "digit_pixels", "digit_labels")
+OF_MODEL = [name for name in SHAPES if not name.startswith("digit")]
 
 
 # What a user is promised
@@ -28,7 +33,7 @@ SHAPES = {
 def test_shape_and_dtype_are_as_described(name):
     x = load_sample(name)
     assert x.shape == SHAPES[name] and np.isfinite(x).all()
-    assert x.dtype == (np.int64 if name == "sentence_lengths" else np.float32) and x.dtype.isnative
+    assert x.dtype == (np.int64 if name in WHOLE else np.float32) and x.dtype.isnative
     assert SAMPLES[name].startswith(f"{x.dtype} {x.shape}: ")
 
 
@@ -78,7 +83,7 @@ assert load_sample("ffn_bias").shape == (384,) and any(name.endswith(".npz") for
 
 def test_data_fits_the_budget_and_brings_its_licence():
     files = {path.name: path for path in DATA.iterdir()}
-    assert set(files) == {"samples.npz", "sentences.txt", "README.md", "LICENSE-model.txt"}
+    assert set(files) == {"samples.npz", "digits.npz", "sentences.txt", "README.md", "LICENSE-model.txt"}
     assert sum(path.stat().st_size for path in files.values()) <= 1_500_000
     assert "Apache License" in files["LICENSE-model.txt"].read_text(encoding="utf8")
     provenance = files["README.md"].read_text(encoding="utf8")
@@ -92,6 +97,23 @@ def test_records_are_read_by_name():
             load_record(wrong)
     with pytest.raises(TypeError, match="name must be a str, got int"):
         load_record(1)
+
+
+def test_digits_are_those_of_scikit_learn_and_the_network_reads_them():
+    datasets = pytest.importorskip("sklearn.datasets", reason="not checked: scikit-learn is not installed")
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    known = {(image.tobytes(), int(label)) for image, label in zip(pixels.astype(np.int64), labels)}
+    ours = {(image.tobytes(), int(label)) for image, label in zip(load_sample("digit_pixels"), load_sample("digit_labels"))}
+    assert ours <= known and len(ours) > 395
+    stored = train_digits.read(DATA / "digits.npz")
+    assert all(np.array_equal(x, load_sample(name)) for name, x in stored.items()) and train_digits.right(stored) == 389
+    assert set(stored) == {name for name in SAMPLES if name.startswith("digit")}
+    assert all(np.array_equal(np.ldexp(np.rint(np.ldexp(m, 8)), -8), m) for name in train_digits.SHAPES for m in [np.frexp(load_sample(name))[0]])
+
+
+def test_written_digits_depend_on_the_samples_alone(tmp_path):
+    train_digits.write(train_digits.read(DATA / "digits.npz"), tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == (DATA / "digits.npz").read_bytes()
 
 
 # What the chapters rely on
@@ -124,13 +146,13 @@ def test_probabilities_are_probabilities():
 
 def test_loader_and_recorder_read_the_same():
     stored = record_samples.read(DATA / "samples.npz")
-    assert list(stored) == list(SAMPLES)
+    assert list(stored) == OF_MODEL
     for name, x in stored.items():
         assert x.tobytes() == load_sample(name).tobytes()
 
 
 def test_written_file_depends_on_the_samples_alone(tmp_path):
-    samples = {name: load_sample(name) for name in SAMPLES}
+    samples = {name: load_sample(name) for name in OF_MODEL}
     record_samples.write(samples, tmp_path / "a.npz")
     record_samples.write({name: np.asfortranarray(x) for name, x in samples.items()}, tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -156,14 +178,14 @@ def changed(name, position, to):
     ({"more": np.zeros(1, np.float32)}, "more: in one recording only"),
 ])
 def test_comparison_sees_a_difference(change, message):
-    stored = {name: load_sample(name) for name in SAMPLES}
+    stored = {name: load_sample(name) for name in OF_MODEL}
     [line] = record_samples.differences(stored | change, stored)
     assert line.startswith(message)
     assert len(record_samples.differences(stored, stored | change)) == 1
 
 
 def test_comparison_allows_rounding_of_activations():
-    stored = {name: load_sample(name) for name in SAMPLES}
+    stored = {name: load_sample(name) for name in OF_MODEL}
     assert record_samples.differences(stored | {"ffn_input": stored["ffn_input"] + np.float32(4e-6)}, stored) == []
 
 
@@ -182,7 +204,7 @@ def test_a_new_recording_is_the_stored_one():
 @needs("safetensors")
 @needs("tokenizers")
 def test_check_fails_on_another_file(tmp_path):
-    samples = {name: load_sample(name) for name in SAMPLES} | changed("ffn_input", (0, 0), lambda x: x + np.float32(1e-3))
+    samples = {name: load_sample(name) for name in OF_MODEL} | changed("ffn_input", (0, 0), lambda x: x + np.float32(1e-3))
     record_samples.write(samples, tmp_path / "other.npz")
     command = [sys.executable, ROOT / "tools/record_samples.py", "--check", "--file", tmp_path / "other.npz"]
     done = subprocess.run(command, capture_output=True, text=True)

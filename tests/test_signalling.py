@@ -35,6 +35,9 @@ CALLS = {  # each is given an array with a signalling NaN in it, shape (1, 2)
     "dequantize_as": lambda x: q.dequantize_as(1, q.QParams(x), q.ORT), "identify": lambda x: q.identify(x, np.zeros(np.shape(x), int), q.QParams(1.0)),
     "scale of pack_weights": lambda x: q.pack_weights(MATRIX.T, x[0]), "linear_int8": lambda x: q.linear_int8(x, PACKED),
     "llm_int8_linear": lambda x: q.llm_int8_linear(x, PACKED), "bias": lambda x: q.linear_int8(np.ones((1, 1)), q.pack_weights(MATRIX.T, 1.0), x[0]),
+    "fixed_point": q.fixed_point, "integer_bias": lambda x: q.integer_bias(x[0], 1.0, 1.0), "scale of integer_bias": lambda x: q.integer_bias(ONES, 1.0, x[0]),
+    "scale of activation_range": lambda x: q.activation_range("relu", x[:, :1], 0, "int8"),
+    "scale of qlinear_matmul": lambda x: q.qlinear_matmul(MATRIX, 1.0, 0, MATRIX.T, 1.0, 0, x[:, :1], 0),
 }
 
 

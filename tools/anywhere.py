@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-TESTS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul", "threads", "flush", "out", "properties", "samples")
+TESTS = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul", "integer", "threads", "flush", "out", "properties", "samples")
 RUN = """
 import sys, nbformat
 from nbclient import NotebookClient

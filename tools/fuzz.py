@@ -237,6 +237,25 @@ class Scene:
         "Codes for a product with packed weights, int8 or uint8."
         return self.dress(self.int8((int(self.rng.integers(0, 20)), self.inputs)).view(self.pick("i1", "u1")))
 
+    def bytes_of(self, side):
+        "Codes of a factor: a is (rows, inputs), b is (inputs, 3), now and then with an axis before them."
+        n, k = {"a": (2, 4), "b": (4, 3)}[side]
+        shape = self.pick((n, k), (n, k), (2, n, k), (4,), (n, 5))
+        return self.dress(self.int8(shape).view(self.pick("i1", "u1")))
+
+    def side_scale(self, side, zero=False):
+        "A scale, or a zero point, for all, for rows of a or for columns of b."
+        shape = self.pick((), (), (1,), {"a": (2,), "b": (3,), "y": (2, 1)}[side], {"a": (2, 1), "b": (1, 3), "y": (3,)}[side])
+        if zero:
+            return self.dress(self.rng.integers(0, 100, shape).astype(self.pick("i1", "u1", "i8")))
+        return self.dress(np.asarray(10.0 ** self.rng.uniform(-4, 2, shape)).astype(self.pick(*FLOATS)))
+
+    def whole_qparams(self):
+        "Parameters for codes of 8 bits, mostly with one scale."
+        qmin, qmax = self.pick((-128, 127), (0, 255), (-127, 127), (-8, 7), (-32768, 32767))
+        return self.pick(quant101.QParams(float(10.0 ** self.rng.uniform(-4, 4)), int(self.rng.integers(qmin, qmax + 1)), qmin, qmax)) \
+            if self.chance(0.9) else self.qparams()
+
     def activations(self):
         return self.array((int(self.rng.integers(0, 20)), self.inputs if self.chance(0.95) else 3))
 
@@ -334,6 +353,20 @@ MAKE = {
     "triple": lambda s: s.pick("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "nowhere"), "features": lambda s: s.pick("", "+dotprod", "+avx512vnni,+avx512vl", "-64bit", "+,"),
     "FloatFormat.bias": lambda s: s.pick(None, None, 0, 1, 7, 16, 127, 128), "exponent_bits": lambda s: int(s.rng.integers(0, 11)), "mantissa_bits": lambda s: int(s.rng.integers(-1, 26)),
     "specials": lambda s: s.pick("ieee", "fn", "fnuz", "none", "most"),
+    "real": lambda s: s.dress(np.asarray(2.0 ** s.rng.uniform(-40, s.pick(0, 29, 31), s.pick((), (3,), s.shape)))), "acc": lambda s: s.array(kinds=WHOLE),
+    "multiplier": lambda s: s.pick(2**30, 2**31 - 1, 0, 2**31, s.dress(s.rng.integers(2**30, 2**31, s.shape[-1:]))),
+    "shift": lambda s: s.pick(0, -3, -31, 30, 31, s.dress(s.rng.integers(-20, 3, s.shape[-1:]))),
+    "requantize.dtype": lambda s: s.pick("int8", np.uint8, "int16", "uint16", np.dtype(">i4"), "int64", "float32"), "low": lambda s: s.pick(None, None, 0, -5, 300),
+    "high": lambda s: s.pick(None, None, 6, 100, -9), "requantize.rounding": lambda s: s.pick("gemmlowp", "tflite", "ruy", "single", "onnx", "half-even"),
+    "quantized_add.rounding": lambda s: s.pick("gemmlowp", "tflite", "ruy", "single", "onnx"), "activation": lambda s: s.pick("none", "relu", "relu6", "relu_n1_to_1", "gelu"),
+    "activation_range.scale": lambda s: s.pick(0.1, np.float32(3), 1e-60, 0, 6 / 255), "activation_range.dtype": lambda s: s.pick("int8", "uint8", "int16", "int4"),
+    "input_scale": lambda s: s.pick(0.1, np.float32(3), 1e-12, 0), "weight_scale": lambda s: s.pick(0.1, 1e-30, s.side_scale("b")), "integer_bias.bias": lambda s: s.array((3,)),
+    "quantized_average.q": lambda s: s.array(kinds=WHOLE), "quantized_average.axis": lambda s: s.pick(None, s.axis, 0, -1, (0, 1), (0, -1), 5),
+    "quantized_add.a": codes_for, "quantized_add.b": lambda s: s.pick(codes_for(s), 3, s.codes(0, 7, s.shape[-1:])), "a_qparams": Scene.whole_qparams,
+    "b_qparams": Scene.whole_qparams, "y_qparams": Scene.whole_qparams,
+    **{f"{name}.{side}": lambda s, side=side: s.bytes_of(side) for name in ("qlinear_matmul", "matmul_integer") for side in "ab"},
+    **{f"{side}_scale": lambda s, side=side: s.side_scale(side) for side in "aby"},
+    **{f"{side}_zero_point": lambda s, side=side: s.side_scale(side, zero=True) for side in "aby"},
 }
 
 

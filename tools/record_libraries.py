@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import atlas_oracles as lib  # noqa: E402
+import litert_oracle as litert  # noqa: E402
 
 from quant101.samples import load_sample  # noqa: E402
 
@@ -252,6 +253,54 @@ def matmul_integer():
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         found[name] = checksum(session.run(None, {"a": a})[0])
     return found
+
+
+# Integers between layers
+
+
+def as_lists(found: dict) -> dict:
+    return {name: np.asarray(codes).tolist() for name, codes in found.items()}
+
+
+@question("integer/sums by ai_edge_litert", "ai_edge_litert", hangs="One library, three answers", anywhere=False)
+def sums_by_litert():
+    sums = np.arange(-24, 25)  # times 1/8, which is exact in every arithmetic
+    return as_lists({kernels: litert.requantized(sums, 0.5, 0.5, 2.0, 0, kernels=kernels) for kernels in litert.KERNELS})
+
+
+@question("integer/an addition by ai_edge_litert", "ai_edge_litert", hangs="LiteRT's addition of all 65,536 pairs", anywhere=False)
+def addition_by_litert():
+    a, b = (v.ravel().astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    places = [(float(np.float32(scale)), zero) for scale, zero in ((0.1, 3), (0.037, -20), (0.12, 5))]
+    return {kernels: checksum(litert.added(a, places[0], b, places[1], places[2], kernels)) for kernels in ("reference", "optimized")}
+
+
+@question("integer/an average by ai_edge_litert", "ai_edge_litert", hangs="LiteRT's average pooling")
+def average_by_litert():
+    pixels = load_sample("digit_pixels").astype(np.int8).reshape(400, 8, 8)
+    return checksum(np.array([litert.averaged(block.reshape(400, 4).T.reshape(2, 2, 400)) for row in range(0, 8, 2) for column in range(0, 8, 2)
+                              for block in [pixels[:, row:row + 2, column:column + 2]]]))
+
+
+@question("integer/the digits by ai_edge_litert", "ai_edge_litert", hangs="equal to LiteRT's at every place", anywhere=False)
+def digits_by_litert():
+    return {kernels: [checksum(codes) for codes in litert.digits_by(kernels)] for kernels in litert.KERNELS}
+
+
+@question("integer/QLinearMatMul by onnxruntime", "onnxruntime", "onnx", hangs="ONNX Runtime's QLinearMatMul")
+def qlinear_matmul_by_onnxruntime():
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    layer, pixels = litert.digits()["layers"][0], load_sample("digit_pixels").astype(np.uint8)
+    rest = {"a_scale": np.float32(1 / 16), "a_zero_point": np.uint8(0), "b": np.ascontiguousarray(layer["weight"].T), "b_scale": layer["weight_scale"],
+            "b_zero_point": np.zeros(32, np.int8), "y_scale": np.float32(0.05), "y_zero_point": np.uint8(128)}
+    node = helper.make_node("QLinearMatMul", ["a", *rest], ["y"])
+    ends = helper.make_tensor_value_info("a", TensorProto.UINT8, pixels.shape), helper.make_tensor_value_info("y", TensorProto.UINT8, (400, 32))
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [numpy_helper.from_array(np.asarray(v), name) for name, v in rest.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return checksum(session.run(None, {"a": pixels})[0])
 
 
 # The atlas
