@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests_support import ROOT, needs
 
 from quant101 import QParams, absmax_qparams, atlas
-from quant101.atlas import (BITSANDBYTES, GGML, GGML_Q4_0, MODELOPT, ONNX, ORT, ORT_BIAS, ORT_BLOCK, ORT_BLOCK_ASYMMETRIC, ORT_DYNAMIC,
-                            ORT_REDUCED, ORT_SYMMETRIC, TORCH, TORCH_FAKE, TORCH_INT32, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC,
+from quant101.atlas import (BITSANDBYTES, GGML, GGML_Q4_0, GGML_X86, MODELOPT, ONNX, ORT, ORT_BIAS, ORT_BLOCK, ORT_BLOCK_ASYMMETRIC, ORT_DYNAMIC,
+                            ORT_REDUCED, ORT_SYMMETRIC, TFLITE, TFLITE_BIAS, TFLITE_WEIGHT, TFLITE_XNNPACK, TORCH, TORCH_FAKE, TORCH_INT32, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC,
                             TORCH_PER_CHANNEL, TORCH_REDUCED, TORCH_REDUCED_SYMMETRIC, TORCH_WEIGHT, Convention, dequantize_as, explain, identify,
                             qparams_as, quantize_as)
 from quant101.workshop import conventions
@@ -703,6 +703,51 @@ def test_block_tool_of_ort(convention, kind, block):
     p = QParams(p.scale.reshape(lo.shape), np.reshape(p.zero_point, lo.shape), 0, 15, group_size=block, group_axis=0)
     assert np.array_equal(p.scale, scales) and p.scale.dtype == kind and np.array_equal(p.zero_point, zero_points)
     assert np.array_equal(quantize_as(w, p, convention), codes)
+
+
+@needs("ai_edge_litert")
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.parametrize("convention, kernels", [(TFLITE, "reference"), (TFLITE_XNNPACK, "default")], ids=["TFLITE", "TFLITE_XNNPACK"])
+def test_litert_codes_and_values(convention, kernels, dtype):
+    if dtype not in convention.dtypes:
+        assert (convention, dtype) == (TFLITE_XNNPACK, "int16")  # by default LiteRT takes another kernel there, whose codes depend on the place
+        return
+    for scale, zero_point, x in lib.cases(dtype, seed=80):
+        if 2.0**-126 <= scale <= 2.0**126:  # beyond, XNNPACK takes subnormal numbers for 0
+            with np.errstate(over="ignore"):
+                x = x[~((np.abs(x) < 2.0**-126) & (x != 0))] if kernels == "default" else x
+            theirs = lib.litert_quantize(x, scale, zero_point, dtype, kernels)
+            assert_same(codes_as(x, scale, zero_point, convention, dtype), theirs, x, scale, zero_point)
+            if dtype != "int16" or zero_point == 0:
+                values = lib.litert_dequantize(theirs, scale, zero_point, dtype, kernels)
+                assert np.array_equal(dequantize_as(theirs, params(scale, zero_point, dtype), convention), values)
+
+
+@needs("ai_edge_litert")
+def test_litert_finds_its_ranges():
+    rng = np.random.default_rng(81)
+    for _ in range(30):
+        weight, bias = rng.normal(size=(12, 16)).astype(np.float32), (rng.normal(size=12) * 0.1).astype(np.float32)
+        lo, hi = np.sort(np.exp(rng.uniform(-6, 6, 2)) * rng.choice([-1, 1], 2)).astype(np.float32)
+        rows = rng.uniform(lo, hi, (3, 16)).astype(np.float32)
+        (s_x, z_x, _), (s_w, _, codes), (s_b, _, bias_codes) = lib.litert_calibrated(weight, bias, rows)
+        p = qparams_as(rows.min(), rows.max(), TFLITE, "int8")
+        assert (p.scale, p.zero_point) == (s_x[0], z_x[0])
+        p = qparams_as(weight.min(1), weight.max(1), TFLITE_WEIGHT, axis=0)
+        assert np.array_equal(p.scale, s_w) and np.array_equal(quantize_as(weight, p, TFLITE_WEIGHT).ravel(), codes)
+        assert np.array_equal(s_b, s_x[0] * s_w)
+        assert np.array_equal(quantize_as(bias, QParams(s_b, 0, -(2**31), 2**31 - 1, axis=0), TFLITE_BIAS), bias_codes)
+
+
+def test_codes_that_llama_cpp_gave_on_x86():
+    recorded = json.loads((ROOT / "tests/atlas_llama.json").read_text(encoding="utf8"))
+    x = np.float32([[float.fromhex(v) for v in row] for row in recorded["x"]])
+    top = np.abs(x).max(axis=1)
+    p = qparams_as(-top, top, GGML_X86, axis=0)
+    codes = quantize_as(x, p, GGML_X86)
+    assert codes.tolist() == recorded["codes"] and (codes != quantize_as(x, p, GGML)).any()
+    with np.errstate(over="ignore"):
+        assert p.scale.astype(np.float32).astype(np.float16).tolist() == [float.fromhex(v) for v in recorded["scales"]]
 
 
 # Whose codes are these?
