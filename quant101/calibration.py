@@ -57,7 +57,7 @@ class MinMax(Calibrator):
     def _add(self, batch): ...
     def _join(self, other): ...
     def _answer(self):
-        return zip(self.lo, self.hi)
+        return self.lo, self.hi
 
 # %% ../nbs/04_calibration.ipynb #b2278844
 class MovingAverage(Calibrator):
@@ -81,7 +81,7 @@ class MovingAverage(Calibrator):
         self.ends = [(d if n else b) if row.size else a for a, b, d, n, row in zip(old, new, moved, seen, batch.rows)]
 
     def _answer(self):
-        return self.ends
+        return zip(*self.ends)
 
 # %% ../nbs/04_calibration.ipynb #434e777c
 @njit
@@ -105,7 +105,7 @@ class FloatHistogram:
         self.settings, self.counts = {"bins": as_bins(bins)}, np.zeros(1, np.int64)
         self.dropped = 62 - self.settings["bins"].bit_length()  # of the 52 bits of a mantissa
     def _count(self, values, lo, hi, small):
-        ends = np.float64([small, max(-lo, hi)]).view(np.int64).tolist()
+        ends = np.float64([small, max(abs(lo), abs(hi))]).view(np.int64).tolist()
         make_room(self, lo, hi, *(_short_float(end, self.dropped) for end in ends))
         count_codes(_short_float, values, self.counts, self.first - 1, self.dropped, small)
     def add(self, x) -> None:
@@ -187,14 +187,14 @@ class Percentile(HistogramCalibrator):
     def _places(self):
         return [bins_of_ranks(table.bins(), self.percents) for table in self.tables]
     def _answer(self):
-        return [(low[0], high[1]) for low, high in self._places()]
+        return zip(*((low[0], high[1]) for low, high in self._places()))
     def error_bound(self) -> float | np.ndarray:  # units of the data; with `axis` float64, shape (channels,)
         "Return the most by which either end of `range()` may lie outside the exact percentile. Raises as `range`."
         check_seen(self, "error_bound")
         return one_or_each(self, [max(map(upper_difference, high, low)) for low, high in self._places()])
     def exact(self, x) -> tuple:  # as `range` returns it
         "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."
-        return ends_of(self, [order_statistics(row, self.percents) for row in as_batch(x, "x", axis=self.settings["axis"]).rows])
+        return ends_of(self, zip(*(order_statistics(row, self.percents) for row in as_batch(x, "x", axis=self.settings["axis"]).rows)))
 
 # %% ../nbs/04_calibration.ipynb #68c5f70c
 @njit
@@ -274,14 +274,14 @@ class Entropy(HistogramCalibrator):
         table = partial(GrowingHistogram, bins) if self.ordered else Histogram
         super().__init__(table, axis, variant=variant, bins=bins, levels=as_int(levels, "levels", 2, 65536))
     def _answer(self):
-        return ask_tables(self, entropy_range, self.lo, self.hi)
+        return zip(*ask_tables(self, entropy_range, self.lo, self.hi))
     def trace(self) -> tuple:  # thresholds tried (upper ends), units of the data, and the divergence of each; with `axis` a list of such pairs
         "Return what was tried. Raises as `range`."
         found = [(hi, kl) for _, hi, kl in ask_tables(self, entropy_trace)]
         return found[0] if self.settings["axis"] is None else found
     def exact(self, x) -> tuple:  # as `range` returns it
         "Return the range of `x` alone, on bins as the library makes them: for float32 its own answer, to the bit."
-        return ends_of(self, ask_library_bins(self, entropy_range, x))
+        return ends_of(self, zip(*ask_library_bins(self, entropy_range, x)))
 
 # %% ../nbs/04_calibration.ipynb #3ee75937
 @njit
@@ -308,13 +308,13 @@ class MSE(HistogramCalibrator):
         axis: int | None = None,  # as for `MinMax`
     ):
         bits, bins = as_int(bits, "bits", 2, 16), as_int(bins, "bins", 2, 65536)
-        table = partial(Remembering, partial(FloatHistogram, 2**15), 2**bits)
+        table = partial(Remembering, partial(FloatHistogram, 2**15), max(4096, 2**bits))
         super().__init__(table, axis, bits=bits, bins=bins, variant=one_of(variant, ("symmetric", "asymmetric"), "variant"))
     def _errors(self):
         bits, bins, variant, _ = self.settings.values()
         return [range_errors(_mean_error, *each, bits, bins, variant == "symmetric") for each in zip(self.tables, self.lo, self.hi)]
     def _answer(self):
-        return [ranges[last_least(errors)] for ranges, errors in self._errors()]
+        return zip(*(ranges[last_least(errors)] for ranges, errors in self._errors()))
     def trace(self) -> tuple:  # thresholds t, asymmetric: ranges, shape (n, 2), units of the data; errors, squared units; with `axis` a list of such pairs
         "Return what was tried, from the shortest range to the longest. Raises as `range`."
         check_seen(self, "trace")

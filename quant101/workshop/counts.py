@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['extremes', 'as_mask', 'channel_rows', 'Batch', 'as_batch', 'as_bins', 'no_counts', 'count_values', 'fold',
            'count_codes', 'widened', 'make_room', 'code_bins', 'check_alike', 'check_channels', 'take_in', 'join_in',
-           'check_seen', 'one_or_each', 'ends_of', 'as_axis', 'Distinct', 'Remembering', 'known_bins', 'as_percents',
+           'check_seen', 'ends_of', 'one_or_each', 'as_axis', 'Distinct', 'Remembering', 'known_bins', 'as_percents',
            'rank', 'order_statistics', 'bins_of_ranks', 'upper_difference', 'equal_bins', 'library_bins',
            'as_histogram', 'tensorrt_trace', 'onnxruntime_trace', 'grow', 'GrowingHistogram', 'ask_tables',
            'ask_library_bins', 'modelopt_trace', 'squared_errors', 'whole_multiples', 'last_least', 'magnitudes',
@@ -327,20 +327,20 @@ def check_seen(
     if missing := [str(channel) for channel, seen in enumerate(mine.seen) if not seen]:
         raise ValueError(f"{type(mine).__name__} must have seen data in every channel before {question}(), got none in {', '.join(missing)}")
 
-def one_or_each(
-    mine,  # a calibrator
-    values,  # for each channel a number
-):  # float, or an array of float64, shape (channels,)
-    "Return the number itself if there are no channels."
-    values = np.array(list(values), np.float64) + 0.0
-    return float(values[0]) if mine.settings.get("axis") is None else values
-
 def ends_of(
     mine,  # a calibrator
-    ranges,  # for each channel a lower and an upper end
-) -> tuple:  # lo and hi, as `one_or_each` gives them
-    "Return the lower ends and the upper ends."
-    return tuple(one_or_each(mine, end) for end in zip(*ranges))
+    ends,  # lower ends and upper ends, of each one for every channel
+) -> tuple:  # two floats, or with channels two arrays of float64, shape (channels,)
+    "Return what a calibrator answers."
+    return tuple(one_or_each(mine, end) for end in ends)
+
+def one_or_each(
+    mine,  # a calibrator
+    values,  # a number for every channel
+):  # float, or an array of float64, shape (channels,)
+    "Return the number itself if there are no channels."
+    values = np.array(values, np.float64).reshape(-1) + 0.0
+    return float(values[0]) if mine.settings.get("axis") is None else values
 
 def as_axis(
     axis,  # an axis of the batches, or None
@@ -804,6 +804,7 @@ def asymmetric_errors(
     return ranges[order], errors[order]
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0036
+@np.errstate(under="ignore")
 def range_errors(
     mean_error,  # as for `squared_errors`
     table: Remembering,  # what was counted
