@@ -69,6 +69,7 @@ def as_mask(
     except ValueError:
         raise ValueError(f"where must broadcast to the shape of the batch, {shape}, got shape {mask.shape}") from None
 
+# %% ../../nbs/workshop/counts.ipynb #010313f1
 def channel_rows(
     x: np.ndarray,  # values, at least one
     axis: int | None,  # every index of this axis is a channel; None: all values are one
@@ -90,6 +91,7 @@ class Batch(NamedTuple):
     hi: list  # the largest; minus infinity
     small: list  # the smallest magnitude above 0; infinity
 
+# %% ../../nbs/workshop/counts.ipynb #010313f2
 def as_batch(
     batch,  # real values of any shape
     name: str = "batch",  # what an error message calls them
@@ -327,6 +329,7 @@ def check_seen(
     if missing := [str(channel) for channel, seen in enumerate(mine.seen) if not seen]:
         raise ValueError(f"{type(mine).__name__} must have seen data in every channel before {question}(), got none in {', '.join(missing)}")
 
+# %% ../../nbs/workshop/counts.ipynb #c0de0044
 def ends_of(
     mine,  # a calibrator
     ends,  # lower ends and upper ends, of each one for every channel
@@ -356,7 +359,6 @@ class Distinct:
         limit: int,  # how many may be remembered, at least 2
     ):
         self.limit, self.full, self.values, self.counts = limit, False, np.empty(0), np.empty(0, np.int64)
-
     def add(self, x: np.ndarray, lo: float, hi: float) -> None:
         "Take in values, of which `lo` is the least and `hi` the largest."
         if self.full and self.values[0] < lo and hi < self.values[-1]:
@@ -366,7 +368,6 @@ class Distinct:
             self._join(ends, [np.count_nonzero(x == end) for end in ends], True)
         else:
             self._join(*np.unique(x + 0.0, return_counts=True), False)
-
     def _join(self, values, counts, full):
         self.values, place = np.unique(np.concatenate([self.values, values]), return_inverse=True)
         joined = np.zeros(self.values.size, np.int64)
@@ -587,7 +588,6 @@ def onnxruntime_trace(
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0021
 _MOST_BINS = 2**24
-
 def grow(
     histogram: tuple | None,  # counts, edges and reach, as they came out before; None: nothing was counted
     x: np.ndarray,  # float32 or float64 in a row, finite, at least one
@@ -604,7 +604,7 @@ def grow(
     if reach <= old:
         return counts + np.histogram(x, len(counts), range=(-old, old))[0], edges, old
     stride = 2 * old / len(counts)
-    added = (reach - old) // stride + 1
+    added = (reach - old) // stride + 1  # bins on each side
     if not added <= _MOST_BINS:
         raise ValueError(f"batch must fit bins of the width {stride:g} that the first one has, got {reach:g}, for which {added:g} are missing")
     reach = int(added) * stride + old
@@ -626,9 +626,6 @@ class GrowingHistogram:
     def _count(self, values, lo, hi, small):
         self.grown = grow(self.grown, values, self.bins)
 
-    def _equal_bins(self, bins, signed):
-        return self.grown[:2]
-
 # %% ../../nbs/workshop/counts.ipynb #c0de0025
 def ask_tables(
     mine,  # a calibrator with the settings variant, bins and levels, and a table for each channel
@@ -637,10 +634,13 @@ def ask_tables(
 ) -> list:  # the answer of each channel
     "Ask a question about the equal bins of every channel. Raises ValueError if one has seen no value."
     check_seen(mine, question.__name__.replace("entropy_", ""))
-    variant, bins, levels = (mine.settings[name] for name in ("variant", "bins", "levels"))
-    recipe = variant.removesuffix("-growing")
-    return [question(*table._equal_bins(bins, recipe == "onnxruntime"), recipe, levels, *end) for table, *end in zip(mine.tables, *ends)]
+    recipe, bins, levels = mine.settings["variant"].removesuffix("-growing"), mine.settings["bins"], mine.settings["levels"]
+    def made(t):
+        return t.grown[:2] if mine.ordered else equal_bins(t.counts, t.width, t.lo, t.hi, bins, recipe == "onnxruntime")
 
+    return [question(*made(table), recipe, levels, *end) for table, *end in zip(mine.tables, *ends)]
+
+# %% ../../nbs/workshop/counts.ipynb #c0de0026
 @np.errstate(under="ignore")
 def ask_library_bins(
     mine,  # as for `ask_tables`
@@ -734,7 +734,7 @@ def whole_multiples(
     return int(steps[0]) if steps.size else 0
 
 def last_least(
-    errors: np.ndarray,
+    errors: np.ndarray,  # of ranges, from the shortest to the longest
 ) -> int:
     "Return the place of the least error; of equal ones the last, where the range is longest."
     return errors.size - 1 - int(np.argmin(errors[::-1]))
@@ -781,6 +781,7 @@ def _errors_between(mean_error, bins, los, his, codes):
     qmins = np.rint(ranges[:, 0] / steps)
     return ranges, squared_errors(mean_error, bins, steps, qmins, qmins + codes)
 
+# %% ../../nbs/workshop/counts.ipynb #c0de0039
 def asymmetric_errors(
     mean_error,  # as for `squared_errors`
     bins: tuple,  # lower ends, upper ends and counts, in units of the largest magnitude
