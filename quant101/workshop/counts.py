@@ -74,12 +74,13 @@ def channel_rows(
     x: np.ndarray,  # values, at least one
     axis: int | None,  # every index of this axis is a channel; None: all values are one
     mask: np.ndarray | None,  # which of them count, the shape of x; None: all
+    name: str,  # what an error message calls the values
 ) -> list:  # the values of each channel, in a row
     "Return the values of each channel that count. Raises ValueError if the data have no such axis."
     if axis is None:
         return [x.reshape(-1) if mask is None else x[mask]]
     if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis must be an axis of the batch, whose shape is {x.shape}, got {axis}")
+        raise ValueError(f"{name} must have axis {axis}, got shape {x.shape}")
     rows, *masks = (np.moveaxis(v, axis, 0).reshape(x.shape[axis], -1) for v in (x, mask) if v is not None)
     return [row[own] for row, own in zip(rows, *masks)] if masks else list(np.ascontiguousarray(rows))
 
@@ -101,14 +102,15 @@ def as_batch(
 ) -> Batch:
     """Return the values of `batch` with the least and the largest of each channel.
 
-    Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, if there is no value."""
+    Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, for a channel without a value."""
     x = as_real_array(batch, name)
     mask = None if where is None else as_mask(where, x.shape)
     values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64)
-    rows = channel_rows(values, axis, mask) if values.size else []
-    if not any(row.size for row in rows):
-        if not empty:
-            raise ValueError(f"{name} must hold at least one value, got none")
+    rows = channel_rows(values, axis, mask, name) if values.size else []
+    missing = [str(channel) for channel, row in enumerate(rows) if not row.size]
+    if not empty and (missing or not rows):
+        raise ValueError(f"{name} must hold at least one value, got none" + (f" in channel {', '.join(missing)}" if axis is not None else ""))
+    if len(missing) == len(rows):
         return Batch([], [], [], [])
     lo, hi, small = map(list, zip(*map(extremes, rows)))
     if not all(math.isfinite(a) and math.isfinite(b) for row, a, b in zip(rows, lo, hi) if row.size):
@@ -587,7 +589,7 @@ def onnxruntime_trace(
     return edges[starts], edges[ends], kl
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0021
-_MOST_BINS = 2**24
+_MOST_BINS = 2**20
 def grow(
     histogram: tuple | None,  # counts, edges and reach, as they came out before; None: nothing was counted
     x: np.ndarray,  # float32 or float64 in a row, finite, at least one
