@@ -159,7 +159,9 @@ class Percentile(HistogramCalibrator):
         "Return the most by which either end of `range()` may lie outside the exact percentile. Raises as `range`."
         check_seen(self, "error_bound")
         return one_or_each(self, [max(map(upper_difference, high, low)) for low, high in self._places()])
-    def exact(self, x) -> tuple:  # as `range` returns it
+    def exact(
+        self, x,  # real values of any shape, finite, at least one
+    ) -> tuple:  # as `range` returns it
         "Return the exact percentiles of `x` alone, as order statistics. Raises as `calibrate` does."
         return ends_of(self, zip(*(order_statistics(row, self.percents) for row in as_batch(x, "x", axis=self.settings["axis"]).rows)))
 
@@ -257,9 +259,7 @@ class Histogram:
 
 # %% ../nbs/04_calibration.ipynb #466581ed
 class Entropy(HistogramCalibrator):
-    """Keep the range -t..t of least Kullback-Leibler divergence; ONNX Runtime's cut either end down to the data.
-
-    Raises ValueError for an unknown variant and for bins or levels outside 2..65536. Source: as for entropy_trace."""
+    "Keep -t..t of least Kullback-Leibler divergence; the recipe of ONNX Runtime cuts either end down to the data. Source: as for entropy_trace."
     def __init__(
         self,
         variant: str = "tensorrt",  # or "onnxruntime", "modelopt", or "onnxruntime-growing", where the order of batches matters
@@ -277,7 +277,9 @@ class Entropy(HistogramCalibrator):
         "Return what was tried. Raises as `range`."
         found = [(hi, kl) for _, hi, kl in ask_tables(self, entropy_trace)]
         return found[0] if self.settings["axis"] is None else found
-    def exact(self, x) -> tuple:  # as `range` returns it
+    def exact(
+        self, x,  # real values of any shape, finite, at least one
+    ) -> tuple:  # as `range` returns it
         "Return the range of `x` alone, on bins as the library makes them: for float32 its own answer, to the bit."
         return ends_of(self, zip(*ask_library_bins(self, entropy_range, x)))
 

@@ -596,8 +596,8 @@ def grow(
     bins: int,  # how many bins the first batch has
 ) -> tuple:  # counts, edges and reach with x
     "Count x as onnxruntime 1.32 does. Source: onnxruntime.quantization.calibrate, HistogramCollector.merge_histogram."
-    reach = np.abs(x).max()
-    if reach > np.finfo(x.dtype).max / 2:
+    reach, limits = np.abs(x).max(), np.finfo(x.dtype)
+    if reach and not bins * limits.tiny <= reach <= limits.max / 2:
         raise ValueError(f"batch must have a largest magnitude that {bins} bins can divide, got {reach}")
     counts, edges, old = (np.zeros(bins, np.int64), None, x.dtype.type(0)) if histogram is None else histogram
     if histogram is None or (old == 0 and reach > 0):
@@ -608,7 +608,7 @@ def grow(
     stride = 2 * old / len(counts)
     added = (reach - old) // stride + 1  # bins on each side
     if not added <= _MOST_BINS:
-        raise ValueError(f"batch must fit bins of the width {stride:g} that the first one has, got {reach:g}, for which {added:g} are missing")
+        raise ValueError(f"batch must fit bins of width {stride:g}, got {reach:g}: {added:.0e} bins are missing")
     reach = int(added) * stride + old
     more, edges = np.histogram(x, len(counts) + 2 * int(added), range=(-reach, reach))
     more[int(added) : more.size - int(added)] += counts
