@@ -6,7 +6,7 @@ from .dtypes import BF16, E4M3, E5M2, FP16, FP32, TF32, FloatFormat, as_real_arr
 from .steps import (QParams, Rounding, cosine_similarity, dequantize, fake_quantize, max_abs_error, mse, normalize,
                     quantize, rescale, round_to_levels, saturation, sqnr_db)
 from .strategies import OutlierSplit, absmax_qparams, split_matmul, split_outliers
-from .calibration import (MSE, Calibrator, Entropy, Histogram, HistogramCalibrator, MinMax, MovingAverage, Percentile, calibrate,
+from .calibration import (MSE, Calibrator, Entropy, FloatHistogram, Histogram, HistogramCalibrator, MinMax, MovingAverage, Percentile, calibrate,
                           entropy_range, entropy_trace)
 from .symmetry import asymmetric_qparams, symmetric_qparams
 from .atlas import (BITSANDBYTES, GGML, GGML_Q4_0, GGML_X86, MODELOPT, ONNX, ORT, ORT_BIAS, ORT_BLOCK, ORT_BLOCK_ASYMMETRIC, ORT_DYNAMIC,

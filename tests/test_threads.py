@@ -88,8 +88,11 @@ def test_large_arrays_equal_numpy():
     columns = np.abs(X).max(axis=0) / np.float32(127)
     assert np.array_equal(q.fake_quantize(X, scales(X, axis=1)), np.rint(X / columns) * columns)
     assert q.MinMax().update(X).range() == (X.min(), X.max())
-    edges = np.arange(-32768, 32769) * q.Percentile().update(X).histogram.width
-    assert np.array_equal(q.Percentile().update(X).histogram.counts, np.histogram(X, edges)[0])
+    equal = q.Histogram()
+    equal.add(X)
+    assert np.array_equal(equal.counts, np.histogram(X, np.arange(-32768, 32769) * equal.width)[0])
+    low, high, counts = q.Percentile().update(X).histogram.bins()
+    assert counts.sum() == X.size and np.array_equal(counts[high > 0], np.histogram(-X, -np.append(low[high > 0], X.max())[::-1])[0][::-1])
 
 
 @pytest.mark.parametrize("place", [0, 1_000_000, X.size - 1])

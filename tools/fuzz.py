@@ -289,14 +289,15 @@ def calibrator(scene, name=None):
     "A calibrator that has mostly seen data."
     module = importlib.import_module("quant101.calibration")
     name = name or scene.pick("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")
-    made = getattr(module, name)(**{"Entropy": {"bins": 160}, "MSE": {"bins": 32}}.get(name, {}))
+    axis = scene.pick(None, None, scene.axis)
+    made = getattr(module, name)(**{"Entropy": {"bins": 160}, "MSE": {"bins": 32}}.get(name, {}), axis=axis)
     for _ in range(scene.rng.integers(3)):
-        made.update(scene.rng.normal(0, 3, scene.shape))
+        made.update(scene.rng.normal(0, 3, scene.shape), where=scene.pick(None, True, scene.rng.random(scene.shape) < 0.8))
     return made
 
 
-def histogram(scene):
-    made = importlib.import_module("quant101.calibration").Histogram(scene.pick(16, 65536))
+def histogram(scene, name="Histogram"):
+    made = getattr(importlib.import_module("quant101.calibration"), name)(scene.pick(16, 65536))
     if scene.chance(0.8):
         made.add(np.append(scene.rng.normal(0, 3, 9), 1.0).astype(scene.pick("f4", "f8")))
     return made
@@ -313,7 +314,7 @@ def counts_and_edges(scene):
 RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation, "Identification": identification, "PackedWeights": Scene.packed,
            "Instruction": lambda s: importlib.import_module("quant101.workshop.tile").choose("portable")}
 BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
-INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
+INSTANCES = {"Histogram": histogram, "FloatHistogram": partial(histogram, name="FloatHistogram")} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
 
 MAKE = {
     "x": Scene.array, "y": Scene.array, "name": lambda s: s.pick(*quant101_samples(), "x", "weights"),
@@ -332,7 +333,9 @@ MAKE = {
         "minmax", "moving-average", "percentile", "entropy", "mse", "median", calibrator(s)),
     "momentum": lambda s: s.pick(0, 0.9, 0.99, 1, 1.5), "bins": lambda s: s.pick(2, 16, 100, 128, 256, 1), "resolution": lambda s: s.pick(16, 1024, 5),
     "lower": lambda s: s.pick(0, 1, 2.5, 50), "upper": lambda s: s.pick(99, 100, 99.9, 50, 101), "least": lambda s: -s.rng.random(), "largest": lambda s: s.rng.random(),
-    "variant": lambda s: s.pick("tensorrt", "onnxruntime", "modelopt", "mine"), "Histogram.add.x": lambda s: s.rng.normal(0, 3, 9).astype(s.pick("f4", "f8")),
+    "variant": lambda s: s.pick("tensorrt", "onnxruntime", "modelopt", "mine", "onnxruntime-growing"), "MSE.variant": lambda s: s.pick("symmetric", "asymmetric", "both"),
+    "where": lambda s: s.pick(None, True, False, s.rng.random(s.shape) < 0.7, s.rng.random(s.shape[-1:]) < 0.7, [True, False], s.rng.integers(0, 2, s.shape)),
+    "FloatHistogram.add.x": lambda s: s.numbers((9,), s.pick("f4", "f8")), "Histogram.add.x": lambda s: s.rng.normal(0, 3, 9).astype(s.pick("f4", "f8")),
     "MSE.bins": lambda s: s.pick(2, 16, 32, 1), "counts": lambda s: s.dress(s.bars[0]), "edges": lambda s: s.dress(s.bars[1]), "entropy_trace.levels": lambda s: s.pick(2, 16, 128, 1),
     "entropy_range.levels": lambda s: s.pick(2, 16, 128, 1), "Entropy.levels": lambda s: s.pick(2, 16, 128, 1),
     "convention": convention, "a": convention, "b": convention, "dtype": lambda s: s.pick("int8", "int8", "uint8", "int4", np.int16, "float32"),
