@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PackedWeights', 'pack_weights', 'unpack_weights', 'instruction_set', 'tile_assembly', 'matmul_int8',
-           'instruction_alone', 'linear_int8', 'llm_int8_linear', 'Instruction']
+           'instruction_alone', 'quantize_activations', 'linear_int8', 'llm_int8_linear', 'quantize_linear',
+           'QuantizedLinear', 'Verdict', 'worth_it', 'Instruction']
 
 # %% ../nbs/07_matmul.ipynb #20751a1b
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from .strategies import _multiply_rows
-from .workshop.arrays import as_float32, as_made_by, as_positive, check_finite
-from .workshop.tile import (PANEL, Instruction, aligned, as_activations, as_bias, as_code_matrix, as_weight_scale, assembly,
-                                    check_shape, current_instruction, make_operand, multiply_codes, multiply_floats, real_weights, run_alone)
+from .calibration import Calibrator, MinMax
+from .steps import QParams, quantize
+from .strategies import _multiply_rows, absmax_qparams
+from .symmetry import asymmetric_qparams
+from .workshop.arrays import as_float32, as_int, as_made_by, as_matrix, as_positive, as_real_array, check_finite
+from .workshop.tile import (Instruction, Kept, as_activations, as_bias, as_byte_type, as_code_matrix, as_rule, as_weight_parameters,
+                                    as_zero_points, assembly, check_layer, check_shape, current_instruction, make_operand, move_codes, multiply_and_scale, multiply_codes,
+                                    multiply_floats, pack_panels, real_weights, run_alone, take_turns, unpack_panels)
 
 _all_ = ["Instruction"]
 
@@ -34,51 +39,54 @@ _MAX_K = (2**31 - 1) // (255 * 128)
 
 # %% ../nbs/07_matmul.ipynb #ee50b5ac
 @dataclass(frozen=True, eq=False)
-class PackedWeights:
+class PackedWeights(Kept):
     """Integer weights in the order in which the product reads them; made by `pack_weights`. Its arrays become read-only.
 
-    Raises ValueError or TypeError where the shape or the type of a field does not fit the others.
-    """
-    panels: np.ndarray  # int8, shape (panels, groups, 32, 4): 32 outputs and 4 inputs lie together, zeros fill up
-    sums: np.ndarray  # int32, shape (panels * 32,): the sum of each output's weights
-    scale: np.ndarray  # float32, shape (outputs,): real value of one step of each output's weights
+    Raises ValueError or TypeError where the shape or the type of a field does not fit the others."""
+    panels: np.ndarray  # int8, shape (panels, fours, 32, 4): 32 outputs and 4 inputs lie together, zeros fill up
+    sums: np.ndarray  # int32, shape (panels * 32,), or (panels * 32, groups): the sum of each output's bytes in the panels
+    scale: np.ndarray  # float32, shape (outputs,), or (outputs, groups): real value of one step
     shape: tuple  # (outputs, inputs) of the matrix that was packed
+    zero_point: int | np.ndarray = 0  # the code of the real number 0: one, or int64 in the shape of the scale
+    group_size: int | None = None  # how many neighbouring inputs share a scale; None: all
+    dtype: np.dtype = np.dtype(np.int8)  # what the codes were; unsigned ones lie in the panels less 128
 
     def __post_init__(self):
-        shape = check_shape(self.shape, _MAX_K)
-        vars(self).update(shape=shape, _operand=make_operand(self.panels, self.sums, self.scale, shape))
+        shape, zero_point = check_shape(self.shape), as_zero_points(self.zero_point, np.shape(self.scale), "scale")
+        group_size = None if self.group_size is None else as_int(self.group_size, "group_size", 1)
+        moved = zero_point - 128 * (as_byte_type(self.dtype) == np.uint8)
+        vars(self).update(shape=shape, zero_point=zero_point, group_size=group_size, dtype=np.dtype(self.dtype), _moved=moved)
+        vars(self).update(_operand=make_operand(self.panels, self.sums, self.scale, shape, moved, group_size))
 
-    def __reduce__(self):
-        return PackedWeights, (self.panels, self.sums, self.scale, self.shape)
+    def _real(self, inputs):
+        return real_weights(self.panels, self.scale, inputs, self._moved, self.group_size)
 
 # %% ../nbs/07_matmul.ipynb #cd750886
 def pack_weights(
-    w,  # integer codes of a weight, int8, shape (outputs, inputs), at most 65793 inputs
-    scale,  # real value of one step: a number, or one per row of w; finite, > 0 in float32
+    codes,  # integer codes of a weight, int8 or uint8, shape (outputs, inputs), at most 2**24 - 1 inputs
+    qparams,  # what they mean, a QParams: one scale, one per output (axis 0) or per group of inputs; or the scale itself
 ) -> PackedWeights:
     """Put the weights into the order in which the product reads them, once for all products.
 
-    Raises ValueError for a `w` that is no matrix or has more than 65793 columns, with which an int32 sum could
-    overflow, and for a scale that does not fit; TypeError if `w` is not int8 or `scale` is not real.
+    Scales are taken as float32, and zero points are kept. A scale without a QParams is a number or one per output.
+    Raises ValueError for codes that are no matrix or lie outside qmin..qmax, and for scales that do not fit or cannot be
+    pulled out of the sum; TypeError for codes of another type, a scale that is not real and a zero point that is no integer.
     Source: Goto and van de Geijn 2008 (packing into panels); the groups of four: Intel's instruction VPDPBUSD.
     """
-    w = as_code_matrix(w, "w", (np.int8,))
-    outputs, inputs = check_shape(w.shape, _MAX_K)
-    panels, groups = -(-outputs // PANEL), -(-inputs // 4)
-    wide = np.zeros((panels * PANEL, groups * 4), np.int8)
-    wide[:outputs, :inputs] = w
-    packed, _ = aligned((panels, groups, PANEL, 4), wide.dtype)
-    packed[...] = wide.reshape(panels, PANEL, groups, 4).transpose(0, 2, 1, 3)
-    return PackedWeights(packed, wide.sum(axis=1, dtype=np.int32), as_weight_scale(scale, outputs), (outputs, inputs))
+    codes = as_code_matrix(codes, "codes")
+    shape, is_scale = check_shape(codes.shape), not isinstance(qparams, QParams)
+    given = {"scale": qparams} if is_scale else {field: getattr(qparams, field) for field in qparams.__match_args__}
+    scale, zero_point, group_size = as_weight_parameters(codes, **given)
+    panels, sums = pack_panels(move_codes(codes, np.dtype(np.int8)), group_size)
+    return PackedWeights(panels, sums, scale, shape, zero_point, group_size, codes.dtype)
 
 # %% ../nbs/07_matmul.ipynb #fc720644
 def unpack_weights(
     packed: PackedWeights,  # weights from `pack_weights`
-) -> np.ndarray:  # int8, shape (outputs, inputs)
+) -> np.ndarray:  # int8 or uint8, shape (outputs, inputs)
     "Return the codes that were packed. Raises TypeError if `packed` is not PackedWeights. Source: its inverse."
-    outputs, inputs = as_made_by(packed, PackedWeights, "pack_weights", "packed").shape
-    wide = packed.panels.transpose(0, 2, 1, 3).reshape(len(packed.sums), 4 * packed.panels.shape[1])
-    return np.array(wide[:outputs, :inputs], order="C")  # a copy, also where this is contiguous already
+    packed = as_made_by(packed, PackedWeights, "pack_weights", "packed")
+    return move_codes(unpack_panels(packed.panels, packed.shape, packed.group_size), packed.dtype)
 
 # %% ../nbs/07_matmul.ipynb #4f6ad770
 def instruction_set() -> str:
@@ -107,15 +115,19 @@ def tile_assembly(
 def matmul_int8(
     a,  # integer codes of activations, int8 or uint8, shape (rows, inputs)
     packed: PackedWeights,  # weights from `pack_weights`, whose scale is not used here
-) -> np.ndarray:  # exact sums of products, int32, shape (rows, outputs)
-    """Return `a @ w.T` in integers. No sum can overflow, because `packed` has at most 65793 inputs.
+    zero_point=0,  # of the activations: a whole number, or one per row, shape (rows,); at most 2**32 in magnitude
+) -> np.ndarray:  # exact sums of products, shape (rows, outputs): int32 where that must suffice, else int64
+    """Return `(a - zero_point) @ (w - packed.zero_point).T` in integers.
 
-    Raises ValueError for an `a` that is no matrix or does not fit the weights, and for a QUANT101_ISA that this machine
-    does not have; TypeError if `a` is neither int8 nor uint8 or `packed` is not PackedWeights.
-    Source: Jacob et al. 2018, sections 2.2 and 2.3.
+    It is int32 if inputs * max|a - zero_point| * max|w - packed.zero_point| < 2**31, taken over all codes of the two types,
+    whatever the codes at hand; else int64. For uint8 by int8 without zero points that is up to 65793 inputs.
+    Raises ValueError for an `a` that is no matrix or does not fit the weights, for zero points with which 64 bits might not
+    hold a sum, and for a QUANT101_ISA that this machine does not have; TypeError for arguments of another kind.
+    Source: Jacob et al. 2018, sections 2.2 and 2.3; ONNX operator MatMulInteger.
     """
     packed, instruction = as_made_by(packed, PackedWeights, "pack_weights", "packed"), current_instruction()
-    return multiply_codes(as_code_matrix(a, "a", (np.int8, np.uint8), packed.shape[1]), packed._operand, instruction)
+    a = as_code_matrix(a, "a", packed.shape[1])
+    return multiply_codes(a, packed._operand, instruction, as_zero_points(zero_point, a.shape[:1], "row of a"))
 
 # %% ../nbs/07_matmul.ipynb #5293d157
 def instruction_alone(
@@ -137,43 +149,171 @@ def _packed_loops(a, panels, out):
                     for k in range(4):
                         out[i, 32 * p + j] += np.int32(a[i, 4 * g + k]) * np.int32(panels[p, g, j, k])
 
+# %% ../nbs/07_matmul.ipynb #18040fed
+def quantize_activations(
+    x,  # activations, real, finite, shape (rows, inputs); taken as float32
+    activations="symmetric",  # "symmetric", "asymmetric", "static", or a QParams for the last
+    qparams: QParams | None = None,  # for "static" alone: one scale and zero point for all of x, codes of at most 8 bits
+) -> tuple[np.ndarray, QParams]:  # codes, int8 or uint8, shape (rows, inputs); what they mean
+    """Return the codes of a layer's activations and their parameters.
+
+    "symmetric": int8 with `absmax_qparams(x, axis=0)`; "asymmetric": uint8 with `asymmetric_qparams` of each row's least and
+    largest value; "static": with the given ones, which somebody found by calibration.
+    Raises ValueError for an `x` that is no matrix or not finite, an unknown word, and qparams that do not go with it;
+    TypeError if an argument is not of its kind.
+    Source: Wu et al. 2020, section 3; Krishnamoorthi 2018, section 3.
+    """
+    x = check_finite(as_float32(as_matrix(x, "x"), "x"), "x", "finite in float32")
+    rule, p = as_rule(activations, qparams, QParams)
+    if rule == "asymmetric":
+        p = asymmetric_qparams(x.min(axis=1, initial=0), x.max(axis=1, initial=0), axis=0)
+    elif rule == "symmetric":
+        p = absmax_qparams(x, axis=0) if x.size else QParams(np.ones(len(x), np.float32), axis=0)
+    return quantize(x, p), p
+
 # %% ../nbs/07_matmul.ipynb #18040fee
 def linear_int8(
-    x,  # activations, real, finite, shape (rows, inputs); taken as float32
+    x,  # activations, real, finite, shape (..., inputs); taken as float32
     packed: PackedWeights,  # weights from `pack_weights`
     bias=None,  # added to every row, real, finite, shape (outputs,); None for none
-) -> np.ndarray:  # float32, shape (rows, outputs)
-    """Return `x @ w.T + bias` by way of an int8 product, with a scale for every row of `x` found on the way.
+    activations="symmetric",  # how x is quantized: "symmetric", "asymmetric", "static", or a QParams for the last
+    qparams: QParams | None = None,  # for "static" alone: one scale and zero point for all of x
+) -> np.ndarray:  # float32, shape (..., outputs)
+    """Return `x @ w.T + bias` by way of an int8 product, with a scale for every row of `x` found on the way, or a given one.
 
-    With `q = quantize(x, absmax_qparams(x, axis=0))` the result is `float32(q @ w.T) * x_scale * w_scale + bias`, from
-    left to right in float32; a result beyond its range is infinite.
-    Raises ValueError for an `x` that is no matrix, does not fit or is not finite, and for such a bias; TypeError if an
-    argument is not of its kind.
-    Source: Dettmers et al. 2022, section 2.1 (vector-wise quantization: section 3.1).
+    With `q, p = quantize_activations(x, activations, qparams)` on the rows of `x` the result is, from left to right in float32,
+    `float32((q - p.zero_point) @ (w - packed.zero_point).T) * p.scale * packed.scale + bias`; with groups this is done for each
+    group, the products are added in order, and then the bias. A result beyond float32 is infinite.
+    Raises ValueError for an `x` that does not fit or is not finite, such a bias, and qparams that do not go with the word;
+    TypeError if an argument is not of its kind.
+    Source: Dettmers et al. 2022, section 2.1 (vector-wise quantization: section 3.1); ONNX operator DynamicQuantizeLinear.
     """
     outputs, inputs = as_made_by(packed, PackedWeights, "pack_weights", "packed").shape
-    return multiply_floats(as_activations(x, inputs), packed._operand, as_bias(bias, outputs))
+    (rows, leading), bias = as_activations(x, inputs), as_bias(bias, outputs)
+    if isinstance(activations, str) and activations == "symmetric" and qparams is None:
+        y = multiply_floats(rows, packed._operand, bias)
+    else:
+        q, p = quantize_activations(rows, activations, qparams)
+        y = multiply_and_scale(q, p.zero_point, p.scale, packed._operand, bias)
+    return y.reshape(*leading, outputs)
 
 # %% ../nbs/07_matmul.ipynb #83196e43
 def llm_int8_linear(
-    x,  # activations, real, finite, shape (rows, inputs); taken as float32
+    x,  # activations, real, finite, shape (..., inputs); taken as float32
     packed: PackedWeights,  # weights from `pack_weights`
     threshold: float = 6.0,  # a column with any |x| >= threshold is kept in full precision; > 0, inf for none; as float32
     bias=None,  # added to every row, real, finite, shape (outputs,); None for none
-) -> np.ndarray:  # float32, shape (rows, outputs)
+    activations="symmetric",  # how the other columns are quantized, as for `linear_int8`
+    qparams: QParams | None = None,  # as for `linear_int8`
+) -> np.ndarray:  # float32, shape (..., outputs)
     """Return `x @ w.T + bias`: outlier columns in floating point, the rest as `linear_int8` does.
 
-    The weights that the outlier columns meet are `codes * scale`, from the packed weights; no second copy is kept. That
-    part is summed in float64, added to the other, and rounded to float32 once.
+    The weights that the outlier columns meet are `(codes - zero_point) * scale`, from the packed weights; no second copy
+    is kept. That part is summed in float64, added to the other, and rounded to float32 once.
     Raises what `linear_int8` raises, and ValueError for a threshold that is NaN or not greater than 0.
     Source: Dettmers et al. 2022, section 3.2.
     """
     outputs, inputs = as_made_by(packed, PackedWeights, "pack_weights", "packed").shape
-    x, threshold = as_activations(x, inputs), as_float32(as_positive(threshold, "threshold"), "threshold")
+    (x, leading), threshold = as_activations(x, inputs), as_float32(as_positive(threshold, "threshold"), "threshold")
     columns = np.flatnonzero(np.abs(x).max(axis=0, initial=0) >= threshold)
     kept, rest = check_finite(x[:, columns], "x", "finite in float32"), x.copy()
     rest[:, columns] = 0
     outliers = np.zeros((len(x), outputs))
-    _multiply_rows(kept.astype(np.float64), real_weights(packed.panels, packed.scale, columns), outliers)
+    _multiply_rows(kept.astype(np.float64), packed._real(columns), outliers)
+    y = linear_int8(rest, packed, bias, activations, qparams)
     with np.errstate(over="ignore", under="ignore"):
-        return (multiply_floats(rest, packed._operand, as_bias(bias, outputs)) + outliers).astype(np.float32)
+        return (y + outliers).astype(np.float32).reshape(*leading, outputs)
+
+# %% ../nbs/07_matmul.ipynb #92f6018a
+def quantize_linear(
+    w,  # a layer's weight, real, finite, shape (outputs, inputs), at least one value; taken as float32
+    bias=None,  # its bias, real, finite, shape (outputs,); None for none
+    bits: int = 8,  # bits of the weights' codes, 2..8
+    activations="symmetric",  # as for `linear_int8`
+    threshold: float | None = None,  # as for `llm_int8_linear`; None: no outlier columns are kept apart
+    calibration=None,  # for "static": a QParams, a Calibrator that has seen activations, or an array of them
+    group_size: int | None = None,  # how many neighbouring inputs share a scale; None: a scale per output
+) -> "QuantizedLinear":
+    """Quantize a linear layer: find the weights' scales, make codes, pack them, and choose how activations are quantized.
+
+    Scales are those of `absmax_qparams`; a calibrated range lo..hi is made parameters by `asymmetric_qparams(lo, hi)`.
+    Raises ValueError or TypeError for arguments that do not fit, as `absmax_qparams` and `linear_int8` do.
+    Source: Dettmers et al. 2022, section 2.1; static activations: Jacob et al. 2018, section 3.
+    """
+    w = check_finite(as_float32(as_matrix(w, "w"), "w"), "w", "finite in float32")
+    if not w.size:
+        raise ValueError(f"w must hold a value, so that a scale can be found, got shape {w.shape}")
+    p = absmax_qparams(w, as_int(bits, "bits", 2, 8), *((0,) if group_size is None else (None, group_size)))
+    if calibration is not None and not isinstance(calibration, (QParams, Calibrator)):
+        calibration = MinMax().update(check_finite(as_real_array(calibration, "calibration"), "calibration"))
+    if isinstance(calibration, Calibrator):
+        calibration = asymmetric_qparams(*calibration.range())
+    return QuantizedLinear(pack_weights(quantize(w, p), p), bias, activations, calibration, threshold, bits)
+
+# %% ../nbs/07_matmul.ipynb #92f6018b
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantizedLinear(Kept):
+    "A linear layer in int8: `layer(x)` is `x @ w.T + bias` as `linear_int8` or `llm_int8_linear` has it, and raises what they raise."
+    packed: PackedWeights  # weights from `pack_weights`
+    bias: np.ndarray | None = None  # float32, shape (outputs,)
+    activations: str = "symmetric"  # "symmetric", "asymmetric" or "static", as for `linear_int8`
+    qparams: QParams | None = None  # for "static" alone
+    threshold: float | None = None  # from this magnitude on outlier columns stay in floats; None: none does
+    bits: int = 8  # bits of the weights' codes, each of which takes a byte
+    from_float = staticmethod(quantize_linear)
+
+    def __post_init__(self):
+        vars(self).update(check_layer(PackedWeights, QParams, **vars(self)))
+
+    def __call__(self, x):
+        rest = self.bias, self.activations, self.qparams
+        return linear_int8(x, self.packed, *rest) if self.threshold is None else llm_int8_linear(x, self.packed, self.threshold, *rest)
+
+    def __repr__(self):
+        (outputs, inputs), packed = self.packed.shape, self.packed
+        scales = "a scale per output" if packed.group_size is None else f"a scale per {packed.group_size} inputs"
+        apart = "" if self.threshold is None else f", outliers from {self.threshold:g} apart"
+        share = self.nbytes / (4 * (outputs * inputs + (0 if self.bias is None else outputs)) or 1)
+        return (f"QuantizedLinear({inputs} inputs, {outputs} outputs; {self.bits} bits, {scales}; {self.activations} activations{apart}; "
+                f"{self.nbytes:,} bytes, {share:.1%} of float32)")
+
+# %% ../nbs/07_matmul.ipynb #92f6018c
+@dataclass(frozen=True, repr=False)
+class Verdict:
+    "What `worth_it` found: seconds of a layer in float32 and in int8, one of each per round."
+    rows: int
+    inputs: int
+    outputs: int
+    float32: tuple  # seconds of the product in float32 by the library that NumPy uses
+    int8: tuple  # seconds of the layer in int8, its activations quantized on the way
+    instruction: str  # what multiplied the bytes
+
+    @property
+    def ratio(self) -> tuple[float, float, float]:
+        "Return how many times as fast int8 is, formed round by round: lower quartile, median, upper quartile."
+        return tuple(np.quantile(np.divide(self.float32, self.int8), [0.25, 0.5, 0.75]).tolist())
+
+    def __repr__(self):
+        low, middle, high = self.ratio
+        answer = ("Worth it for speed" if low > 1.1 else "Not worth it for speed" if high < 1 / 1.1 else "No difference in speed that would count")
+        return (f"{self.rows} rows through {self.inputs} inputs and {self.outputs} outputs: {np.median(self.float32) * 1e3:.3g} ms in float32, "
+                f"{np.median(self.int8) * 1e3:.3g} ms in int8 by {self.instruction}, quantization of the activations included. int8 is "
+                f"{middle:.2f} times as fast; half of {len(self.int8)} rounds say {low:.2f} to {high:.2f}. {answer}; the weight takes a quarter of the memory.")
+
+# %% ../nbs/07_matmul.ipynb #92f6018d
+def worth_it(
+    rows: int,  # how many rows the layer gets at once, such as tokens; at least 1
+    inputs: int,  # how many inputs it has, at least 1
+    outputs: int,  # how many outputs, at least 1
+) -> Verdict:  # to be printed
+    """Time a layer in float32 and in int8 on this machine, with the threads that both have in this process, for about ten seconds.
+
+    Both take turns, with a rest between them; only where a single call takes seconds does it last longer.
+    Raises ValueError for a number below 1, TypeError for what is no whole number.
+    """
+    rows, inputs, outputs = (as_int(n, name, 1) for n, name in ((rows, "rows"), (inputs, "inputs"), (outputs, "outputs")))
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape, np.float32) for shape in ((rows, inputs), (outputs, inputs)))
+    layer = QuantizedLinear.from_float(w)
+    floats, integers = take_turns([lambda: x @ w.T, lambda: layer(x)], 6)
+    return Verdict(rows, inputs, outputs, tuple(floats), tuple(integers), instruction_set())
