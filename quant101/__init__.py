@@ -12,5 +12,6 @@ from .symmetry import asymmetric_qparams, symmetric_qparams
 from .atlas import (BITSANDBYTES, GGML, GGML_Q4_0, MODELOPT, ONNX, ORT, ORT_SYMMETRIC, TORCH, TORCH_FAKE, TORCH_INT32,
                     TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_PER_CHANNEL, Convention, Explanation, explain,
                     qparams_as, quantize_as)
-from .matmul import (Instruction, PackedWeights, instruction_alone, instruction_set, linear_int8, llm_int8_linear,
-                     matmul_int8, pack_weights, tile_assembly, unpack_weights)
+from .matmul import (Instruction, PackedWeights, QuantizedLinear, Verdict, instruction_alone, instruction_set, linear_int8,
+                     llm_int8_linear, matmul_int8, pack_weights, quantize_activations, quantize_linear, tile_assembly,
+                     unpack_weights, worth_it)

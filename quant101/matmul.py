@@ -18,7 +18,7 @@ from .steps import QParams, quantize
 from .strategies import _multiply_rows, absmax_qparams
 from .symmetry import asymmetric_qparams
 from .workshop.arrays import as_float32, as_int, as_made_by, as_matrix, as_positive, as_real_array, check_finite
-from .workshop.tile import (Instruction, Kept, as_activations, as_bias, as_byte_type, as_code_matrix, as_rule, as_weight_parameters,
+from .workshop.tile import (Instruction, Kept, as_activations, as_bias, as_byte_type, as_code_matrix, as_layer_weight, as_rule, as_weight_parameters,
                                     as_zero_points, assembly, check_layer, check_shape, current_instruction, make_operand, move_codes, multiply_and_scale, multiply_codes,
                                     multiply_floats, pack_panels, real_weights, run_alone, take_turns, unpack_panels)
 
@@ -195,7 +195,7 @@ def linear_int8(
     else:
         q, p = quantize_activations(rows, activations, qparams)
         y = multiply_and_scale(q, p.zero_point, p.scale, packed._operand, bias)
-    return y.reshape(*leading, outputs)
+    return y if len(leading) == 1 else y.reshape(*leading, outputs)
 
 # %% ../nbs/07_matmul.ipynb #83196e43
 def llm_int8_linear(
@@ -222,7 +222,8 @@ def llm_int8_linear(
     _multiply_rows(kept.astype(np.float64), packed._real(columns), outliers)
     y = linear_int8(rest, packed, bias, activations, qparams)
     with np.errstate(over="ignore", under="ignore"):
-        return (y + outliers).astype(np.float32).reshape(*leading, outputs)
+        y = (y + outliers).astype(np.float32)
+    return y if len(leading) == 1 else y.reshape(*leading, outputs)
 
 # %% ../nbs/07_matmul.ipynb #92f6018a
 def quantize_linear(
@@ -240,13 +241,13 @@ def quantize_linear(
     Raises ValueError or TypeError for arguments that do not fit, as `absmax_qparams` and `linear_int8` do.
     Source: Dettmers et al. 2022, section 2.1; static activations: Jacob et al. 2018, section 3.
     """
-    w = check_finite(as_float32(as_matrix(w, "w"), "w"), "w", "finite in float32")
-    if not w.size:
-        raise ValueError(f"w must hold a value, so that a scale can be found, got shape {w.shape}")
+    w = as_layer_weight(w)
     p = absmax_qparams(w, as_int(bits, "bits", 2, 8), *((0,) if group_size is None else (None, group_size)))
     if calibration is not None and not isinstance(calibration, (QParams, Calibrator)):
         calibration = MinMax().update(check_finite(as_real_array(calibration, "calibration"), "calibration"))
     if isinstance(calibration, Calibrator):
+        if not calibration.count:
+            raise ValueError(f"calibration must have seen values, got a {type(calibration).__name__} that has seen none")
         calibration = asymmetric_qparams(*calibration.range())
     return QuantizedLinear(pack_weights(quantize(w, p), p), bias, activations, calibration, threshold, bits)
 

@@ -286,7 +286,7 @@ def test_no_private_helper_stands_twice():
     assert {name: modules for name, modules in names.items() if len(modules) > 1} == {}
 
 
-WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly"}  # they check, choose, compile
+WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly", "worth_it"}  # they check, choose, compile, time
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -7,8 +7,8 @@ __all__ = ['INSTRUCTIONS', 'PANEL', 'MOST_INPUTS', 'Instruction', 'processor_fea
            'current_instruction', 'assembly', 'address_of', 'aligned', 'check_shape', 'cut_inputs', 'pack_panels',
            'unpack_panels', 'Run', 'Operand', 'make_operand', 'multiply_codes', 'multiply_floats', 'multiply_and_scale',
            'as_code_matrix', 'as_byte_type', 'move_codes', 'as_weight_scale', 'check_steps', 'as_zero_points',
-           'as_weight_parameters', 'real_weights', 'as_activations', 'as_bias', 'as_rule', 'Kept', 'check_layer',
-           'run_alone', 'take_turns']
+           'as_weight_parameters', 'real_weights', 'as_activations', 'as_bias', 'as_rule', 'Kept', 'as_layer_weight',
+           'check_layer', 'run_alone', 'take_turns']
 
 # %% ../../nbs/workshop/tile.ipynb #67cb5e7f
 import ctypes
@@ -16,9 +16,10 @@ import json
 import os
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from contextlib import contextmanager
-from ctypes import CFUNCTYPE, addressof, c_char, c_int64, sizeof
+from ctypes import CFUNCTYPE, addressof, c_char, c_int64
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
@@ -36,7 +37,7 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_float32, as_int, as_kind, as_made_by, as_positive, as_real_array, check_finite, one_of
+from .arrays import as_float32, as_int, as_kind, as_made_by, as_matrix, as_positive, as_real_array, check_finite, one_of
 from .threads import _ONE_AT_A_TIME, parts_for
 
 # %% ../../nbs/workshop/tile.ipynb #be9710eb
@@ -289,7 +290,7 @@ def aligned(
 ) -> tuple[np.ndarray, int]:  # and its address
     "Return an array, not initialised, at a multiple of 64 bytes, and where that is."
     memory = np.empty(prod(shape) * dtype.itemsize + 64 + spare, np.uint8)
-    address = address_of(memory)
+    address = addressof(c_char.from_buffer(memory))
     first = -address % 64
     return np.ndarray(shape, dtype, memory, first), address + first
 
@@ -498,15 +499,20 @@ class _Job(NamedTuple):
     w_zero: int = 0
 
 # %% ../../nbs/workshop/tile.ipynb #e7a10c58
+def _for_few(instruction: Instruction, rows: int) -> Instruction:
+    "Return the instruction with a tile no higher than so few rows need, a power of two."
+    return replace(instruction, rows=min(instruction.rows, 1 << (rows - 1).bit_length()))
+
 @cache
 def _entry(kernel) -> Callable:
     "Return a compiled kernel as a function that Python can call, without holding its lock."
     return CFUNCTYPE(None, c_int64, c_int64)(kernel.address)
 
 @cache
-def _for_few(instruction: Instruction, rows: int) -> Instruction:
-    "Return the instruction with a tile no higher than so few rows need, a power of two."
-    return replace(instruction, rows=min(instruction.rows, 1 << (rows - 1).bit_length()))
+def _kernel_for(instruction: Instruction, rows: int, scaled: bool, moved: bool) -> tuple:
+    "Return the instruction with the tile for so many rows, at most its own number, and the kernel that is made for it."
+    instruction = _for_few(instruction, rows) if 0 < rows < instruction.rows else instruction
+    return instruction, _rows_kernel(instruction, scaled, moved)
 
 # %% ../../nbs/workshop/tile.ipynb #c6e2a9d5
 _PER_BYTE, _FEW = {"portable": 8}, 2**23  # operations in the time of a byte, where they are not 48; too few for any of them
@@ -548,19 +554,17 @@ def _share(kernel, parts, spare, spare_bytes, jobs, job_bytes):
         _call_kernel(kernel, spare + spare_bytes * part, jobs + job_bytes * part)
 
 # %% ../../nbs/workshop/tile.ipynb #02a3bb53
-_NUMBERS = c_int64 * len(_Job._fields)
-
 def _run(kernel, job: _Job, parts: int, height: int, spare: int, spare_bytes: int) -> None:
     "Do a job, with several threads if that is asked for and no other product is using them."
     if parts > 1 and _ONE_AT_A_TIME.acquire(blocking=False):
         try:
-            jobs = (c_int64 * (parts * len(job)))(*_cut(job, parts, height))
-            _share(kernel.address, parts, spare, spare_bytes, addressof(jobs), sizeof(jobs) // parts)
+            jobs = array("q", _cut(job, parts, height))  # kept here as long as the kernels read it
+            _share(kernel.address, parts, spare, spare_bytes, jobs.buffer_info()[0], jobs.itemsize * len(job))
         finally:
             _ONE_AT_A_TIME.release()
     else:
-        numbers = _NUMBERS(*job)  # kept here as long as the kernel reads it
-        _entry(kernel)(spare, addressof(numbers))
+        numbers = array("q", tuple(job))  # of a named tuple it takes four times as long
+        _entry(kernel)(spare, numbers.buffer_info()[0])
 
 # %% ../../nbs/workshop/tile.ipynb #d4f08b17
 _INT, _FLOAT = np.dtype(np.int32), np.dtype(np.float32)
@@ -572,7 +576,7 @@ def _multiply(codes: np.ndarray, weights: Operand, run: Run, start: int, moves: 
     with the scales of the rows and the filled bias it is float32.
     """
     (rows, stride), outputs = codes.shape, weights.outputs
-    instruction = _for_few(instruction, rows) if 0 < rows < instruction.rows else instruction
+    instruction, kernel = _kernel_for(instruction, min(rows, instruction.rows), bool(scales), bool(moves))
     operations = 8 * max(rows, 4) * run.fours * outputs  # fewer rows wait for the weights as long as four
     parts = _parts(rows, weights.panels, operations, instruction)
     spare = 4 * PANEL * instruction.rows
@@ -580,7 +584,7 @@ def _multiply(codes: np.ndarray, weights: Operand, run: Run, start: int, moves: 
     x_scale, bias = map(address_of, scales) if scales else (0, 0)
     job = _Job(rows, outputs, 4 * outputs, stride, run.fours, address, address_of(codes) + 4 * run.first,
                weights.weights + 4 * PANEL * run.first, start, x_scale, run.scale, bias, *moves)
-    _run(_rows_kernel(instruction, bool(scales), bool(moves)), job, parts, instruction.rows, address + out.nbytes, spare)
+    _run(kernel, job, parts, instruction.rows, address + out.nbytes, spare)
     return out
 
 # %% ../../nbs/workshop/tile.ipynb #e328b8a6
@@ -628,6 +632,11 @@ def _terms(codes: np.ndarray, zero_point, run: Run, instruction: Instruction) ->
 # %% ../../nbs/workshop/tile.ipynb #e328b8aa
 _PIECE = (2**31 - 1) // (255 * 128) // 4  # groups of four whose products always fit an int32
 
+def _add_in_32_bits(codes: np.ndarray, zero_point, weights: Operand, run: Run, instruction: Instruction) -> np.ndarray:
+    "Return the sums of a run modulo 2**32, int32."
+    start, moves, kept = _terms(codes, zero_point, run, instruction)
+    return _multiply(codes, weights, run, start, moves, instruction)
+
 def _add_in_64_bits(codes: np.ndarray, zero_point, weights: Operand, run: Run, instruction: Instruction) -> np.ndarray:
     "Return the exact sums of a run, int64."
     total, outputs = np.zeros((len(codes), weights.outputs), np.int64), slice(weights.outputs)
@@ -637,12 +646,15 @@ def _add_in_64_bits(codes: np.ndarray, zero_point, weights: Operand, run: Run, i
     total -= np.full((len(codes), 1), np.reshape(zero_point, (-1, 1)), np.int64) * run.sums[outputs]
     return total if run.zeros is None else total - _sums_of_rows(codes, run, instruction)[:, None] * run.zeros[outputs]
 
+# %% ../../nbs/workshop/tile.ipynb #e328b8ab
+_ENDS = {np.dtype(np.int8): (-128, 127), np.dtype(np.uint8): (0, 255)}
+
 def _largest(dtype: np.dtype, zero_point) -> int:
     "Return the largest magnitude of a code less its zero point, whatever the code."
-    info = np.iinfo(dtype)
+    least, most = _ENDS[dtype]
     if isinstance(zero_point, int):
-        return max(info.max - zero_point, zero_point - info.min)
-    return max(info.max - int(zero_point.min(initial=info.max)), int(zero_point.max(initial=info.min)) - info.min)
+        return max(most - zero_point, zero_point - least)
+    return max(most - int(zero_point.min(initial=most)), int(zero_point.max(initial=least)) - least)
 
 def _check_sums(worst: int) -> None:
     "Raise ValueError unless 64 bits hold the largest sum that there could be."
@@ -657,17 +669,14 @@ def multiply_codes(
     zero_point=0,  # of the activations: an int, or int64 of shape (rows,)
 ) -> np.ndarray:  # exact sums, shape (rows, outputs): int32 if that holds any such sum, else int64
     "Multiply codes of activations by packed weights, all less their zero points. Raises ValueError if 64 bits do not hold a sum."
-    worst, flip = weights.reach * _largest(a.dtype, zero_point), _flip(a.dtype == np.int8, instruction)
+    worst, signed = weights.reach * _largest(a.dtype, zero_point), a.dtype == np.int8
     _check_sums(worst)
-    codes, zero_point = _as_bytes(a, flip, weights.width, weights.places), zero_point + (flip if a.dtype == np.int8 else -flip)
-    total = None
-    for run in weights.runs:
-        if worst >= 2**31:
-            sums = _add_in_64_bits(codes, zero_point, weights, run, instruction)
-        else:
-            start, moves, kept = _terms(codes, zero_point, run, instruction)
-            sums = _multiply(codes, weights, run, start, moves, instruction)
-        total = sums if total is None else np.add(total, sums, out=total)
+    flip = _flip(signed, instruction)
+    codes, zero_point = _as_bytes(a, flip, weights.width, weights.places), zero_point + (flip if signed else -flip)
+    sums = _add_in_64_bits if worst >= 2**31 else _add_in_32_bits
+    total = sums(codes, zero_point, weights, weights.runs[0], instruction)
+    for run in weights.runs[1:]:
+        total += sums(codes, zero_point, weights, run, instruction)
     return total
 
 # %% ../../nbs/workshop/tile.ipynb #91f2aee9
@@ -866,9 +875,9 @@ def as_weight_scale(
     outputs: int,  # how many outputs there are
 ) -> np.ndarray:  # float32, shape (outputs,)
     "Return a scale for each output. Raises ValueError for another shape or a scale that is none, TypeError if not real."
-    scale = as_float32(scale, "scale")
+    scale = as_float32(scale, "qparams: scale")
     if scale.shape not in ((), (1,), (1, 1), (outputs,), (outputs, 1)):
-        raise ValueError(f"scale must be a single number or have shape ({outputs},), one per row of codes, got {scale.shape}; one per input "
+        raise ValueError(f"qparams: scale must be a single number or have shape ({outputs},), one per row of codes, got {scale.shape}; one per input "
                          "cannot be pulled out of a sum over the inputs")
     return check_steps(np.full((outputs, 1), scale.reshape(-1, 1), np.float32)[:, 0])
 
@@ -878,7 +887,7 @@ def check_steps(
     "Return `scale`. Raises ValueError unless all of it is finite and greater than 0."
     bad = scale[~((scale > 0) & np.isfinite(scale))]
     if bad.size:
-        raise ValueError(f"scale must be finite and greater than 0, got {bad[0]} in float32")
+        raise ValueError(f"qparams: scale must be finite and greater than 0, got {bad[0]} in float32")
     return scale
 
 # %% ../../nbs/workshop/tile.ipynb #a45631e7
@@ -922,9 +931,9 @@ def as_weight_parameters(
     if axis not in (None, 0, -2) or group_size and (group_axis not in (1, -1) or not inputs):
         raise ValueError("qparams must have one scale, one per output (axis 0) or one per group of inputs (group_axis -1), because another cannot be "
                          f"pulled out of a sum over the inputs, got axis {axis}, group_size {group_size}, group_axis {group_axis}")
-    scale, shape = as_float32(scale, "scale"), (outputs, -(-inputs // group_size)) if group_size else (outputs,)
+    scale, shape = as_float32(scale, "qparams: scale"), (outputs, -(-inputs // group_size)) if group_size else (outputs,)
     if group_size and scale.shape != shape:
-        raise ValueError(f"scale must have shape {shape}, one per output and group of {group_size} inputs, got {scale.shape}")
+        raise ValueError(f"qparams: scale must have shape {shape}, one per output and group of {group_size} inputs, got {scale.shape}")
     fits = np.ndim(zero_point) and np.size(zero_point) == np.prod(shape)
     zero_point = as_zero_points(np.reshape(zero_point, shape) if fits else zero_point, shape, "scale")
     return check_steps(scale) if group_size else as_weight_scale(scale, outputs), zero_point, group_size
@@ -938,11 +947,11 @@ def real_weights(
     group_size: int | None = None,  # as for `cut_inputs`
 ) -> np.ndarray:  # float64, shape (len(inputs), outputs)
     "Return the real weights that some inputs meet."
-    places = inputs + inputs // (group_size or len(inputs) + 1) * (-group_size % 4) if group_size else inputs
+    places = inputs + inputs // group_size * (-group_size % 4) if group_size else inputs
     codes = panels[:, places // 4, :, places % 4].reshape(len(inputs), panels.shape[0] * PANEL)[:, :len(scale)]
-    each = (lambda v: v[:, inputs // group_size].T) if group_size else lambda v: v
-    zeros = each(np.broadcast_to(zero_point, scale.shape))
-    return (codes - zeros.astype(np.float64)) * each(scale).astype(np.float64)
+    if group_size:
+        scale, zero_point = (np.broadcast_to(each, scale.shape)[:, inputs // group_size].T for each in (scale, zero_point))
+    return (codes if type(zero_point) is int and not zero_point else codes - zero_point) * scale.astype(np.float64)
 
 # %% ../../nbs/workshop/tile.ipynb #0cd0a134
 def as_activations(
@@ -953,7 +962,8 @@ def as_activations(
     x = as_real_array(x, "x")
     if not x.ndim or x.shape[-1] != inputs:
         raise ValueError(f"x must have {inputs} features along its last axis, the inputs of the weights, got shape {x.shape}")
-    return as_float32(x, "x").reshape(prod(x.shape[:-1]), inputs), x.shape[:-1]
+    rows = as_float32(x, "x")
+    return rows if x.ndim == 2 else rows.reshape(prod(x.shape[:-1]), inputs), x.shape[:-1]
 
 def as_bias(
     bias,  # real values, shape (outputs,), or None for zeros
@@ -978,12 +988,14 @@ def as_rule(
         if qparams is not None:
             raise ValueError(f"qparams must be None unless activations are static, got activations {activations!r}")
         return activations, None
+    if qparams is None:
+        raise TypeError(f"qparams must be a {kind.__name__} where activations are static, and calibration something to make one of, got None")
     p = as_kind(qparams, kind, "qparams")
     if np.size(p.scale) != 1 or p.axis is not None or p.group_size is not None or p.dtype.itemsize > 1:
         raise ValueError("qparams must have one scale for all and codes of at most 8 bits, which a product of bytes can take, "
                          f"got scale of shape {np.shape(p.scale)}, axis {p.axis}, group_size {p.group_size} and codes {p.qmin}..{p.qmax}")
     as_zero_points(p.zero_point, (), "tensor")
-    check_steps(as_float32(p.scale, "scale").reshape(-1))
+    check_steps(as_float32(p.scale, "qparams: scale").reshape(-1))
     return "static", p
 
 # %% ../../nbs/workshop/tile.ipynb #0cd0a135
@@ -996,6 +1008,15 @@ class Kept:
     def nbytes(self) -> int:
         "Bytes of the arrays that it keeps."
         return sum(getattr(getattr(self, field), "nbytes", 0) for field in self.__match_args__)
+
+def as_layer_weight(
+    w,  # real values, shape (outputs, inputs)
+) -> np.ndarray:  # float32
+    "Return a layer's weight. Raises ValueError unless it is a matrix of finite values, at least one, TypeError if not real."
+    w = check_finite(as_float32(as_matrix(w, "w"), "w"), "w", "finite in float32")
+    if not w.size:
+        raise ValueError(f"w must hold a value, so that a scale can be found, got shape {w.shape}")
+    return w
 
 def check_layer(
     packed_kind: type,  # the class of packed weights
