@@ -18,9 +18,10 @@ from .steps import QParams, quantize
 from .strategies import _multiply_rows, absmax_qparams
 from .symmetry import asymmetric_qparams
 from .workshop.arrays import as_float32, as_int, as_made_by, as_matrix, as_positive, as_real_array, check_finite
-from .workshop.tile import (Instruction, Kept, as_activations, as_bias, as_byte_type, as_code_matrix, as_layer_weight, as_rule, as_weight_parameters,
-                                    as_zero_points, assembly, check_layer, check_shape, current_instruction, make_operand, move_codes, multiply_and_scale, multiply_codes,
-                                    multiply_floats, pack_panels, real_weights, run_alone, take_turns, unpack_panels)
+from .workshop.tile import (Instruction, Kept, add_product, as_activations, as_bias, as_byte_type, as_code_matrix, as_layer_weight, as_rule,
+                                    as_weight_parameters, as_zero_points, assembly, check_layer, check_shape, current_instruction, make_operand,
+                                    move_codes, multiply_and_scale, multiply_codes, multiply_floats, pack_panels, real_weights, run_alone,
+                                    take_turns, unpack_panels)
 
 _all_ = ["Instruction"]
 
@@ -214,15 +215,13 @@ def llm_int8_linear(
     Source: Dettmers et al. 2022, section 3.2.
     """
     outputs, inputs = as_made_by(packed, PackedWeights, "pack_weights", "packed").shape
-    (x, leading), threshold = as_activations(x, inputs), as_float32(as_positive(threshold, "threshold"), "threshold")
-    columns = np.flatnonzero(np.abs(x).max(axis=0, initial=0) >= threshold)
-    kept, rest = check_finite(x[:, columns], "x", "finite in float32"), x.copy()
-    rest[:, columns] = 0
-    outliers = np.zeros((len(x), outputs))
-    _multiply_rows(kept.astype(np.float64), packed._real(columns), outliers)
+    (rest, leading), threshold = as_activations(x, inputs), as_float32(as_positive(threshold, "threshold"), "threshold")
+    columns = np.flatnonzero(np.abs(rest).max(axis=0, initial=0) >= threshold)
+    if columns.size:
+        kept, rest = check_finite(rest[:, columns], "x", "finite in float32"), np.array(rest)
+        rest[:, columns] = 0
     y = linear_int8(rest, packed, bias, activations, qparams)
-    with np.errstate(over="ignore", under="ignore"):
-        y = (y + outliers).astype(np.float32)
+    y = add_product(y, _multiply_rows, kept, packed._real(columns)) if columns.size else y
     return y if len(leading) == 1 else y.reshape(*leading, outputs)
 
 # %% ../nbs/07_matmul.ipynb #92f6018a
@@ -271,12 +270,11 @@ class QuantizedLinear(Kept):
         return linear_int8(x, self.packed, *rest) if self.threshold is None else llm_int8_linear(x, self.packed, self.threshold, *rest)
 
     def __repr__(self):
-        (outputs, inputs), packed = self.packed.shape, self.packed
-        scales = "a scale per output" if packed.group_size is None else f"a scale per {packed.group_size} inputs"
+        (outputs, inputs), size = self.packed.shape, self.packed.group_size
+        scales = f"a scale per {f'{size} inputs' if size else 'output'}"
         apart = "" if self.threshold is None else f", outliers from {self.threshold:g} apart"
-        share = self.nbytes / (4 * (outputs * inputs + (0 if self.bias is None else outputs)) or 1)
         return (f"QuantizedLinear({inputs} inputs, {outputs} outputs; {self.bits} bits, {scales}; {self.activations} activations{apart}; "
-                f"{self.nbytes:,} bytes, {share:.1%} of float32)")
+                f"{self.nbytes:,} bytes, {self.nbytes / max(1, 4 * outputs * (inputs + (self.bias is not None))):.1%} of float32)")
 
 # %% ../nbs/07_matmul.ipynb #92f6018c
 @dataclass(frozen=True, repr=False)

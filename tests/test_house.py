@@ -39,7 +39,7 @@ def text_files():
 
 # No time is judged
 
-RACES = ("race", "event", "elementwise", "bandwidth", "first_calls", "entropy", "ladder")  # of quant101.bench: they return times
+RACES = ("race", "event", "elementwise", "bandwidth", "first_calls", "entropy", "ladder", "extras")  # of quant101.bench: they return times
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: p.name)

@@ -7,8 +7,8 @@ __all__ = ['INSTRUCTIONS', 'PANEL', 'MOST_INPUTS', 'Instruction', 'processor_fea
            'current_instruction', 'assembly', 'address_of', 'aligned', 'check_shape', 'cut_inputs', 'pack_panels',
            'unpack_panels', 'Run', 'Operand', 'make_operand', 'multiply_codes', 'multiply_floats', 'multiply_and_scale',
            'as_code_matrix', 'as_byte_type', 'move_codes', 'as_weight_scale', 'check_steps', 'as_zero_points',
-           'as_weight_parameters', 'real_weights', 'as_activations', 'as_bias', 'as_rule', 'Kept', 'as_layer_weight',
-           'check_layer', 'run_alone', 'take_turns']
+           'as_weight_parameters', 'real_weights', 'add_product', 'as_activations', 'as_bias', 'as_rule', 'Kept',
+           'as_layer_weight', 'check_layer', 'run_alone', 'take_turns']
 
 # %% ../../nbs/workshop/tile.ipynb #67cb5e7f
 import ctypes
@@ -953,6 +953,19 @@ def real_weights(
         scale, zero_point = (np.broadcast_to(each, scale.shape)[:, inputs // group_size].T for each in (scale, zero_point))
     return (codes if type(zero_point) is int and not zero_point else codes - zero_point) * scale.astype(np.float64)
 
+# %% ../../nbs/workshop/tile.ipynb #0cd0a131
+def add_product(
+    y: np.ndarray,  # float32, shape (rows, outputs)
+    kernel,  # adds the product of its first two arguments to the third
+    a: np.ndarray,  # float32, shape (rows, columns)
+    b: np.ndarray,  # float64, shape (columns, outputs)
+) -> np.ndarray:  # float32, shape (rows, outputs)
+    "Return `y + a @ b`, summed in float64 and rounded once."
+    product = np.zeros(y.shape)
+    kernel(a.astype(np.float64), b, product)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.add(y, product, out=product).astype(np.float32)
+
 # %% ../../nbs/workshop/tile.ipynb #0cd0a134
 def as_activations(
     x,  # real values, shape (..., inputs)
@@ -1009,6 +1022,7 @@ class Kept:
         "Bytes of the arrays that it keeps."
         return sum(getattr(getattr(self, field), "nbytes", 0) for field in self.__match_args__)
 
+# %% ../../nbs/workshop/tile.ipynb #0cd0a136
 def as_layer_weight(
     w,  # real values, shape (outputs, inputs)
 ) -> np.ndarray:  # float32
@@ -1018,10 +1032,16 @@ def as_layer_weight(
         raise ValueError(f"w must hold a value, so that a scale can be found, got shape {w.shape}")
     return w
 
+# %% ../../nbs/workshop/tile.ipynb #0cd0a137
 def check_layer(
     packed_kind: type,  # the class of packed weights
     qparams_kind: type,  # the class of parameters
-    packed, bias, activations, qparams, threshold, bits,  # what a layer keeps
+    packed,  # weights from `pack_weights`
+    bias,  # as for `as_bias`
+    activations,  # as for `as_rule`
+    qparams,  # as for `as_rule`
+    threshold,  # a number greater than 0, or None
+    bits,  # bits of the weights' codes, 2..8
 ) -> dict:
     "Return what a layer keeps, by name, after a check of each. Raises TypeError or ValueError for what does not fit."
     outputs = as_made_by(packed, packed_kind, "pack_weights", "packed").shape[0]
