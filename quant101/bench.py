@@ -1147,9 +1147,11 @@ _FIRST_CALLS |= {
 
 # %% ../nbs/92_bench.ipynb #4a7202e9
 _FIRST_CALLS |= {
-    "atlas.quantize_as": "q.quantize_as(x, 0.1, 0, q.ONNX)",
+    "atlas.quantize_as": "q.quantize_as(x, q.QParams(0.1), q.ONNX)",
+    "atlas.dequantize_as": "q.dequantize_as(np.zeros(9, 'i1'), q.QParams(0.1), q.ORT)",
     "atlas.qparams_as": "q.qparams_as(-1.0, 2.0, q.ORT)",
-    "atlas.explain": "q.explain(x, 0.1, 0, q.ONNX, q.TORCH)",
+    "atlas.explain": "q.explain(x, q.ONNX, q.TORCH, q.QParams(0.1))",
+    "atlas.identify": "q.identify(x, np.zeros(x.shape, 'i1'), q.QParams(0.1))",
     "matmul.instruction_set": "q.instruction_set()",
     "matmul.pack_weights": "q.pack_weights(codes, 0.01)",
     "matmul.unpack_weights": "q.unpack_weights(packed)",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalize', 'rescale', 'Rounding', 'round_to_levels', 'QParams', 'quantize', 'dequantize', 'fake_quantize', 'mse',
-           'max_abs_error', 'sqnr_db', 'cosine_similarity']
+           'max_abs_error', 'sqnr_db', 'cosine_similarity', 'saturation']
 
 # %% ../nbs/02_steps.ipynb #b3eafe9c
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 
 from .workshop.arrays import as_kind, as_levels, as_nonzero_floats, as_pair, as_real_array, as_whole_array, hand_out, look_up
-from .workshop.scales import code_type
-from .workshop.sweep import arrange, goes_at_once, there_and_back, to_codes, to_codes_by, to_levels, to_values
+from .workshop.scales import code_type, zero_survives
+from .workshop.sweep import arrange, count_per_scale, goes_at_once, there_and_back, to_codes, to_codes_by, to_levels, to_values
 
 # %% ../nbs/02_steps.ipynb #30df473a
 def normalize(
@@ -150,13 +150,15 @@ class QParams:
     """How integer codes stand for real numbers: the code q means `(q - zero_point) * scale`.
 
     Raises ValueError or TypeError where a field breaks its rule. Source: Jacob et al. 2018, equation 1."""
-    scale: float | np.ndarray  # the step, finite, > 0, units of x: one number, or one per channel or group
-    zero_point: int | np.ndarray = 0  # the code of the real number 0, in qmin..qmax: one, or one per scale
+    scale: float | np.ndarray  # the step, finite, units of x: one number, or one per channel or group; > 0 to quantize
+    zero_point: int | float | np.ndarray = 0  # the code of 0, or a real number, added before rounding: one, or one per scale
     qmin: int = -128  # smallest code
     qmax: int = 127  # largest code; qmin..qmax must fit an integer type of at most 32 bits
     axis: int | None = None  # every index of this axis has its own scale, shape (x.shape[axis],)
-    group_size: int | None = None  # each run of so many values along the last axis has its own scale
-    dtype = property(lambda self: code_type(self.qmin, self.qmax), doc="The smallest type that holds qmin..qmax.")
+    group_size: int | None = None  # each run of so many values along group_axis has its own scale, the last may be shorter
+    group_axis: int = -1  # the axis along which groups lie; it holds ceil(length / group_size) scales
+    dtype = property(lambda p: code_type(p.qmin, p.qmax), doc="The smallest type that holds qmin..qmax.")
+    zero_is_exact = property(lambda p: zero_survives(p.zero_point, p.qmin, p.qmax), doc="Whether 0 has a code of its own.")
 
     def __post_init__(self):
         vars(self).update(arrange(**vars(self)))
@@ -180,18 +182,32 @@ def _quotient(x, scale):
     return quotient
 
 @njit
-def _quantize_one(x, scale, zero_point, qmin, qmax, mode, u):
-    q = _round(_quotient(x, scale), mode, u) + zero_point
+def _saturate(q, qmin, qmax):
     if q > qmax:
         return qmax
     if q >= qmin:
         return np.int64(q)
     return qmin  # NaN ends here as well; the workshop counts and refuses it
 
+@njit
+def _quantize_one(x, scale, zero_point, qmin, qmax, mode, u):
+    return _saturate(_round(_quotient(x, scale), mode, u) + zero_point, qmin, qmax)
+
 # %% ../nbs/02_steps.ipynb #344c3e23
 @njit
 def _quantize_even(x, scale, zero_point, qmin, qmax):
     return min(qmax, max(qmin, np.rint(x / scale) + zero_point))
+
+# %% ../nbs/02_steps.ipynb #954b2170
+@njit
+def _shifted_even(x, scale, zero_point, qmin, qmax):
+    return min(qmax, max(qmin, np.rint(x / scale + zero_point)))
+
+@njit
+def _shifted_one(x, scale, zero_point, qmin, qmax, mode, u):
+    return _saturate(_round(np.float64(x / scale + zero_point), mode, u), qmin, qmax)
+
+_FORMULAS = {False: (_quantize_even, _quantize_one), True: (_shifted_even, _shifted_one)}  # by whether z comes before rounding
 
 # %% ../nbs/02_steps.ipynb #b0a74e33
 def quantize(
@@ -201,17 +217,17 @@ def quantize(
     seed=None,  # int or NumPy Generator, for stochastic rounding alone
     out=None,  # where the codes go, contiguous, of their type and shape; None: a new array
 ) -> np.ndarray:  # integer codes in qmin..qmax, type qparams.dtype, same shape as x
-    """Return `saturate(round(x / scale) + zero_point)`, the integer codes of `x`.
+    """Return `saturate(round(x / scale) + zero_point)`, the integer codes of `x`; a real zero point is added before rounding.
 
     The division is a true one, in the type NumPy gives to `x / scale`, float32 at least.
-    Raises ValueError for NaN, for a scale or an `out` that does not fit, for an unknown rule and for
-    stochastic rounding without a seed; TypeError if `x` is not real. Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
+    Raises ValueError for NaN, for a scale that is not greater than 0 in that type, for a scale or an `out` that does not fit,
+    for an unknown rule and for stochastic rounding without a seed; TypeError if `x` is not real. Source: ONNX operator QuantizeLinear; Nagel et al. 2021, section 2.2.
     """
     x, arrangement = as_real_array(x, "x"), as_kind(qparams, QParams, "qparams")._arrangement
-    mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
+    mode, (even, any_rule) = look_up(rounding, _MODES, "rounding", "a Rounding or its word"), _FORMULAS[arrangement.adds_before]
     if mode == _HALF_EVEN:
-        return to_codes(arrangement, _quantize_even, x, out)
-    return to_codes_by(arrangement, _quantize_one, x, mode, _STOCHASTIC, seed, out)
+        return to_codes(arrangement, even, x, out)
+    return to_codes_by(arrangement, any_rule, x, mode, _STOCHASTIC, seed, out)
 
 # %% ../nbs/02_steps.ipynb #04d223f1
 @njit
@@ -223,7 +239,7 @@ def dequantize(
     q,  # integer codes of any shape, each in qmin..qmax
     qparams: QParams,  # the parameters they were made with
     out=None,  # where the values go, contiguous, of their type and shape; None: a new array
-) -> np.ndarray:  # real values, the scale's type (float64 for a Python float), same shape as q
+) -> np.ndarray:  # real values, the scale's type, float32 at least (float64 for a Python float), same shape as q
     """Return `(q - zero_point) * scale`, the real values that the codes stand for.
 
     Raises ValueError for a code outside qmin..qmax and for a scale or an `out` that does not fit `q`;
@@ -249,7 +265,7 @@ def fake_quantize(
     x, arrangement = as_real_array(x, "x"), as_kind(qparams, QParams, "qparams")._arrangement
     mode = look_up(rounding, _MODES, "rounding", "a Rounding or its word")
     if mode == _HALF_EVEN and goes_at_once(arrangement, x):
-        return there_and_back(arrangement, _quantize_even, _dequantize_one, x, out)
+        return there_and_back(arrangement, _FORMULAS[arrangement.adds_before][0], _dequantize_one, x, out)
     return hand_out(dequantize(quantize(x, qparams, rounding, seed), qparams), x, out)
 
 # %% ../nbs/02_steps.ipynb #7bb77a0a
@@ -313,3 +329,28 @@ def cosine_similarity(
     with np.errstate(under="ignore"):
         cosine = np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
     return float(min(1.0, max(-1.0, cosine)))
+
+# %% ../nbs/02_steps.ipynb #8953d137
+@njit
+def _side(x, scale, zero_point, qmin, qmax):
+    q = np.rint(x / scale) + zero_point
+    return 1.0 + (q > qmax) - (q < qmin)  # 0 below, 1 within, 2 above
+
+@njit
+def _shifted_side(x, scale, zero_point, qmin, qmax):
+    q = np.rint(x / scale + zero_point)
+    return 1.0 + (q > qmax) - (q < qmin)
+
+# %% ../nbs/02_steps.ipynb #624a93ac
+def saturation(
+    x,  # real values of any shape, units of scale, no NaN
+    qparams: QParams,  # scale, zero point, range of the codes
+) -> tuple:  # how many values fall below the range and how many above, each an int, or an array in the shape of the scale
+    """Count the values whose code, rounded half to even, would lie below qmin or above qmax, for every scale.
+
+    Raises ValueError for NaN and for a scale that does not fit or is not greater than 0; TypeError if `x` is not real.
+    Source: ONNX operator QuantizeLinear, which saturates them.
+    """
+    x, arrangement = as_real_array(x, "x"), as_kind(qparams, QParams, "qparams")._arrangement
+    side = to_codes(arrangement, _shifted_side if arrangement.adds_before else _side, x)
+    return count_per_scale(arrangement, side == 0), count_per_scale(arrangement, side == 2)

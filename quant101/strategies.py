@@ -26,8 +26,9 @@ def absmax_qparams(
     x,  # real values of any shape, finite, at least one
     bits: int = 8,  # bits of a code, 2 to 16
     axis: int | None = None,  # every index of this axis gets its own scale
-    group_size: int | None = None,  # every run of so many values along the last axis gets its own
+    group_size: int | None = None,  # every run of so many values along group_axis gets its own, the last may be shorter
     narrow: bool = True,  # codes from -qmax, scale absmax / qmax; else from -qmax - 1, absmax / (qmax + 0.5)
+    group_axis: int = -1,  # the axis along which groups lie
 ) -> QParams:  # zero point 0; scale in float32, for float64 and integer x in float64
     """Find the scale, or the scales, with which the largest magnitude of `x` just fits the codes.
 
@@ -37,8 +38,8 @@ def absmax_qparams(
     Source: Wu et al. 2020, sections 3.1.2 and 3.2; with narrow=False as PyTorch's MinMaxObserver.
     """
     x, (qmin, qmax) = as_floats(x, "x"), code_range(bits, narrow=narrow)
-    scale = scale_of_magnitude(largest(_larger_magnitude, x, axis, group_size), (qmax - qmin) / 2)
-    return QParams(scale, 0, qmin, qmax, axis, group_size)
+    scale = scale_of_magnitude(largest(_larger_magnitude, x, axis, group_size, group_axis), (qmax - qmin) / 2)
+    return QParams(scale, 0, qmin, qmax, axis, group_size, group_axis)
 
 # %% ../nbs/03_strategies.ipynb #3315a8b7
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ def split_matmul(
     """
     w = as_factor(w, "w", as_kind(split, OutlierSplit, "split").shape[1])
     p = absmax_qparams(w, axis=1) if w_qparams is None else as_kind(w_qparams, QParams, "w_qparams")
-    check_pulled_out(p.axis, p.group_size, p.zero_point, "w_qparams")
+    check_pulled_out(p.axis, p.group_size, p.scale, p.zero_point, "w_qparams")
     kind = accumulator_type(split.shape[1], split.qparams.qmax, max(-p.qmin, p.qmax), "split and w_qparams")
     sums, outlier_part = (np.zeros((split.shape[0], w.shape[1]), t) for t in (kind, np.float64))
     _multiply_rows(split.q, quantize(w, p), sums)

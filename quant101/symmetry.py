@@ -19,7 +19,8 @@ def symmetric_qparams(
     signed: bool = True,  # codes around 0, with zero point 0; else around the zero point 2**(bits - 1)
     narrow: bool = True,  # signed codes alone: from -qmax to qmax, without the smallest code
     axis: int | None = None,  # the axis whose every index has its own lo and hi, shape (x.shape[axis],)
-    group_size: int | None = None,  # each run of so many values along the last axis has its own lo and hi
+    group_size: int | None = None,  # each run of so many values along group_axis has its own lo and hi
+    group_axis: int = -1,  # the axis along which groups lie
 ) -> QParams:  # scale in the type of lo and hi, float32 at least; a Python float for Python numbers
     """Return the parameters whose codes lie evenly on both sides of zero.
 
@@ -32,7 +33,7 @@ def symmetric_qparams(
     low, high = range_ends(lo, hi)
     absmax = np.maximum(-low, high)
     scale = scale_of_step(*step_between(-absmax, absmax, qmax - qmin), lo, hi)
-    return QParams(scale, (qmin + qmax + 1) // 2, qmin, qmax, axis, group_size)
+    return QParams(scale, (qmin + qmax + 1) // 2, qmin, qmax, axis, group_size, group_axis)
 
 # %% ../nbs/05_symmetry.ipynb #f014dbf0
 def asymmetric_qparams(
@@ -41,7 +42,8 @@ def asymmetric_qparams(
     bits: int = 8,  # bits of a code, 2..16
     signed: bool = False,  # codes from -2**(bits - 1), else from 0
     axis: int | None = None,  # the axis whose every index has its own lo and hi, shape (x.shape[axis],)
-    group_size: int | None = None,  # each run of so many values along the last axis has its own lo and hi
+    group_size: int | None = None,  # each run of so many values along group_axis has its own lo and hi
+    group_axis: int = -1,  # the axis along which groups lie
 ) -> QParams:  # scale in the type of lo and hi, float32 at least; a Python float for Python numbers
     """Return the parameters that spend every code on lo..hi, widened to include 0.
 
@@ -57,4 +59,4 @@ def asymmetric_qparams(
     with np.errstate(under="ignore"):
         zero_point = np.rint(qmin - np.ldexp(low, -exponent) / step)
     zero_point = np.where(low == high, 0, zero_point).astype(np.int64)
-    return QParams(scale_of_step(step, exponent, lo, hi), zero_point, qmin, qmax, axis, group_size)
+    return QParams(scale_of_step(step, exponent, lo, hi), zero_point, qmin, qmax, axis, group_size, group_axis)

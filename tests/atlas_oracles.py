@@ -93,6 +93,24 @@ def ort_quantize(x, scale, zero_point, dtype):
     return ort_session(dtype).run(None, {"x": x, "s": np.array(scale, np.float32), "z": np.array(zero_point, np.int32)})[0]
 
 
+@functools.cache
+def dequantize_session(dtype, kind):
+    "A model that dequantizes integers of a type, which it takes as int32, with scales of float16 or float32."
+    import onnx
+    import onnxruntime as ort
+
+    text = f"""<ir_version: 10, opset_import: ["" : 21]> g (int32[n] q, {kind} s, int32 z) => ({kind}[n] y)
+           {{ p = Cast <to = {onnx.TensorProto.DataType.Value(dtype.upper())}> (q) w = Cast <to = {onnx.TensorProto.DataType.Value(dtype.upper())}> (z)
+              y = DequantizeLinear (p, s, w) }}"""
+    return ort.InferenceSession(onnx.parser.parse_model(text).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def ort_dequantize(codes, scale, zero_point, dtype):
+    scale = np.asarray(scale)
+    session = dequantize_session(dtype, {"float16": "float16", "float32": "float"}[scale.dtype.name])
+    return session.run(None, {"q": codes.astype(np.int32), "s": scale, "z": np.array(zero_point, np.int32)})[0]
+
+
 def onnx_reference(x, scale, zero_point, dtype):
     "ONNX's own evaluator: no oracle where |x / scale| reaches 2**31, and none for NaN."
     from onnx.reference import ReferenceEvaluator
@@ -102,15 +120,30 @@ def onnx_reference(x, scale, zero_point, dtype):
         return ReferenceEvaluator(quantize_model(dtype)).run(None, {"x": x, "s": np.array(scale, np.float32), "z": np.array(zero_point, np.int32)})[0]
 
 
-def ort_qparams(lo, hi, dtype, symmetric=False):
+def ort_qparams(lo, hi, dtype, symmetric=False, reduced=False):
     from onnx import TensorProto
     from onnxruntime.quantization import quant_utils
 
     kind = getattr(TensorProto, dtype.upper())
-    qmin, qmax = quant_utils.get_qmin_qmax_for_qType(kind, symmetric=symmetric)
+    qmin, qmax = quant_utils.get_qmin_qmax_for_qType(kind, reduce_range=reduced, symmetric=symmetric)
     with np.errstate(all="ignore"):
         zero_point, scale = quant_utils.compute_scale_zp(np.array(lo), np.array(hi), qmin, qmax, symmetric)
-    return np.float32(scale), int(zero_point)
+    return scale[()] if scale.dtype == np.float16 else np.float32(scale), int(zero_point)
+
+
+def ort_block(w, block, symmetric):
+    "Codes, scales and zero points that the block tool of ONNX Runtime gives a matrix of inputs by outputs, four bits each."
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+
+    inputs, outputs = w.shape
+    blocks = -(-inputs // block)
+    packed, scales = np.zeros((outputs, blocks, block // 2), np.uint8), np.zeros(outputs * blocks, w.dtype)
+    zero_points = np.zeros(outputs * -(-blocks // 2), np.uint8)
+    quantize_matmul_4bits(packed, np.ascontiguousarray(w), scales, zero_points, block, outputs, inputs, symmetric)
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(outputs, blocks * block)[:, :inputs].T
+    pairs = zero_points.reshape(outputs, -1)
+    zero_points = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(outputs, -1)[:, :blocks].T
+    return codes, scales.reshape(outputs, blocks).T, np.full((blocks, outputs), 8) if symmetric else zero_points
 
 
 @functools.cache

@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, settings
 
 not_checked = {}
 
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is not a mistake
+settings.load_profile("unhurried")
 if os.environ.get("QUANT101_CHECK_ALL") == "1":
-    settings.register_profile("repeatable", derandomize=True, database=None)
+    settings.register_profile("repeatable", settings(), derandomize=True, database=None)
     settings.load_profile("repeatable")
 if examples := os.environ.get("QUANT101_EXAMPLES"):  # for an emulated processor, which is slow
-    settings.register_profile("few", settings(), max_examples=int(examples), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("few", settings(), max_examples=int(examples))
     settings.load_profile("few")
 
 

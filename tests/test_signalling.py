@@ -29,9 +29,10 @@ CALLS = {  # each is given an array with a signalling NaN in it, shape (1, 2)
     "Histogram": lambda x: q.Histogram().add(x), "exact percentile": lambda x: q.Percentile().exact(x), "exact entropy": lambda x: q.Entropy().exact(x),
     "counts": lambda x: q.entropy_trace(x[0], [0, 1, 2]), "edges": lambda x: q.entropy_trace([1, 1], [0, *x[0]]),
     "symmetric_qparams": lambda x: q.symmetric_qparams(-1, x[0, 0]), "asymmetric_qparams": lambda x: q.asymmetric_qparams(x[0, 0], 1),
-    **{f"quantize_as {c.name}": lambda x, c=c: q.quantize_as(x, 1.0, 0, c) for c in (q.ONNX, q.ORT, q.TORCH, q.MODELOPT, q.GGML)},
-    "scale of quantize_as": lambda x: q.quantize_as(1.0, x, 0, q.TORCH), "qparams_as": lambda x: q.qparams_as(x, x, q.TORCH),
-    "explain": lambda x: q.explain(x, 1.0, 0, q.ORT, q.TORCH), "scale of explain": lambda x: q.explain(1.0, x, 0, q.ORT, q.TORCH),
+    **{f"quantize_as {c.name}": lambda x, c=c: q.quantize_as(x, q.QParams(1.0), c) for c in (q.ONNX, q.ORT, q.TORCH, q.MODELOPT, q.GGML)},
+    "scale of quantize_as": lambda x: q.quantize_as(1.0, q.QParams(x), q.TORCH), "qparams_as": lambda x: q.qparams_as(x, x, q.TORCH),
+    "explain": lambda x: q.explain(x, q.ORT, q.TORCH, q.QParams(1.0)), "ranges of explain": lambda x: q.explain(x, q.ORT, q.TORCH),
+    "dequantize_as": lambda x: q.dequantize_as(1, q.QParams(x), q.ORT), "identify": lambda x: q.identify(x, np.zeros(np.shape(x), int), q.QParams(1.0)),
     "scale of pack_weights": lambda x: q.pack_weights(MATRIX.T, x[0]), "linear_int8": lambda x: q.linear_int8(x, PACKED),
     "llm_int8_linear": lambda x: q.llm_int8_linear(x, PACKED), "bias": lambda x: q.linear_int8(np.ones((1, 1)), q.pack_weights(MATRIX.T, 1.0), x[0]),
 }

@@ -37,7 +37,7 @@ APART = {"plots", "bench"}
 FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
-VIEWS = {"as_real_array"}  # documented to copy only if need be
+VIEWS = {"as_real_array", "explain"}  # documented to copy only if need be; keeps the parameters that it was given
 ADDRESSES = {"_operand"}  # where packed weights lie in memory; `kept` has the arrays themselves
 FROZEN = quant101.QParams, quant101.PackedWeights  # nobody can change them, so they may be handed on
 LEFT_OUT = "left out"  # the digest of a case that plain Python is not asked for
@@ -181,27 +181,31 @@ class Scene:
                          (-(2**31), 2**31 - 1), (0, 2**32 - 1), (0, 1), (-300, 5))
 
     def make_place(self):
-        "axis, group_size and the shape of scales that fits."
-        way = self.rng.integers(4) if self.shape else 0
+        "axis, group_size, the shape of scales that fits, and the axis of groups."
+        way = self.rng.integers(5) if self.shape else 0
         if way == 1:
-            return self.axis, None, (self.shape[self.axis],)
-        if way == 2 and self.shape[-1]:
-            size = self.pick(*[n for n in range(1, self.shape[-1] + 1) if self.shape[-1] % n == 0])
-            return None, size, self.shape[:-1] + (self.shape[-1] // size,)
-        return None, None, ()
+            return self.axis, None, (self.shape[self.axis],), -1
+        if way == 2 and self.shape[self.axis]:
+            size, along = int(self.rng.integers(1, self.shape[self.axis] + 2)), self.axis % len(self.shape)
+            return None, size, self.shape[:along] + (-(-self.shape[along] // size),) + self.shape[along + 1 :], self.axis
+        if way == 3 and len(self.shape) > 1:
+            return None, None, tuple(n if self.chance(0.5) else 1 for n in self.shape), -1  # as keepdims leaves them
+        return None, None, (), -1
 
     def scale(self, shape=()):
         value = 10.0 ** self.rng.uniform(-6, 4, shape)
         if self.chance(0.05):
-            value = value * 10.0 ** self.pick(-40, -300, 34, 300)
+            value = value * self.pick(1e-40, 1e-300, 1e34, 1e300, 0.0, -1.0)
         with np.errstate(all="ignore"):
-            return float(value) if shape == () and self.chance(0.5) else self.dress(np.asarray(value).astype(self.pick("f4", "f8")))
+            return float(value) if shape == () and self.chance(0.5) else self.dress(np.asarray(value).astype(self.pick("f4", "f8", "f2")))
 
     def qparams(self):
-        (qmin, qmax), (axis, group_size, shape) = self.bounds(), self.place
+        (qmin, qmax), (axis, group_size, shape, group_axis) = self.bounds(), self.place
         try:
             zero_point = 0 if qmin <= 0 and self.chance(0.4) else self.codes(qmin, qmax, self.pick((), shape))
-            return quant101.QParams(self.scale(shape), zero_point, qmin, qmax, axis, group_size)
+            if self.chance(0.1):
+                zero_point = self.pick(300, -(2**31), 2**32, 7.25, self.rng.uniform(-3, 300, shape))
+            return quant101.QParams(self.scale(shape), zero_point, qmin, qmax, axis, group_size, group_axis)
         except (ValueError, TypeError):  # a scale that became 0 or infinite in its type, an empty list of zero points
             return quant101.QParams(0.5)
 
@@ -264,11 +268,15 @@ def convention(scene):
 
 def explanation(scene):
     a, b = convention(scene), convention(scene)
-    shared = [dtype for dtype in a.dtypes if dtype in b.dtypes] or ["int8"]
-    a, b = (c if shared[0] in c.dtypes else atlas().ONNX for c in (a, b))
-    zero_point = next((c.only_zero for c in (a, b) if c.only_zero is not None), 0)
-    a, b = (c if c.only_zero in (None, zero_point) else atlas().ONNX for c in (a, b))
-    return atlas().explain(scene.rng.normal(0, 40, 50).astype("f4"), 0.3, zero_point, a, b, shared[0])
+    x, qparams = scene.rng.normal(0, 40, 50).astype("f4"), quant101.QParams(0.3, 8, 0, 15)
+    try:
+        return atlas().explain(x, a, b, scene.pick(None, qparams))
+    except ValueError:  # the two have no type in common
+        return atlas().explain(x, atlas().ORT, atlas().TORCH, dtype="uint8")
+
+
+def identification(scene):
+    return atlas().identify(scene.rng.normal(0, 1, 20).astype("f4"), scene.rng.integers(-9, 9, 20), scene.pick(None, quant101.QParams(0.1)))
 
 
 def atlas():
@@ -300,8 +308,8 @@ def counts_and_edges(scene):
 
 
 # Classes that only functions make: their methods are called on what these make
-RESULTS = {"QuantizedLinear": Scene.layer, "OutlierSplit": Scene.split,
-           "Verdict": lambda s: quant101.Verdict(1, 2, 3, (1.0, 2.0), (0.5, 3.0), "portable"), "Explanation": explanation, "PackedWeights": Scene.packed,
+RESULTS = {"QuantizedLinear": Scene.layer, "OutlierSplit": Scene.split, "Explanation": explanation, "Identification": identification,
+           "Verdict": lambda s: quant101.Verdict(1, 2, 3, (1.0, 2.0), (0.5, 3.0), "portable"), "PackedWeights": Scene.packed,
            "Instruction": lambda s: importlib.import_module("quant101.workshop.tile").choose("portable")}
 BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
 INSTANCES = {"Histogram": histogram} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
@@ -331,8 +339,11 @@ MAKE = {
     "Convention.zero_point": lambda s: s.pick("after", "before", "fused", 3), "offset": lambda s: s.pick(0.0, 0.5), "nan": lambda s: s.pick("qmin", "qmax", "zero", "refuse", None),
     "Convention.overflow": lambda s: s.pick("saturate", "narrow", "wrap", ""), "dead": lambda s: s.pick(None, 0.0, 1e-7), "only_zero": lambda s: s.pick(None, 0, 8),
     "span": lambda s: s.pick("both", "middle", "peak", "signed", "none"), "Convention.narrow": lambda s: s.pick((), ("int8",)),
-    "precision": lambda s: s.pick("float32", "float64", "float16"), "zero_rounding": lambda s: s.pick("together", "apart", ""), "floor": lambda s: s.pick(0.0, 1e-7),
-    "below": lambda s: s.pick("keep", "one", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
+    "precision": lambda s: s.pick("float32", "float64", "float16"), "zero_rounding": lambda s: s.pick("together", "apart", "away", ""),
+    "division": lambda s: s.pick("float32", "data", "float16"), "back": lambda s: s.pick("product", "stored", "double", "ratio", "peak", ""),
+    "scales": lambda s: s.pick("float32", "data", "int8"), "ends": lambda s: s.pick((), (("int8", -64, 63),), (("int8", 5, 5),)), "in_float64": lambda s: s.pick((), ("int8",)),
+    "identify.codes": lambda s: s.codes(-128, 127, s.shape), "dequantize_as.codes": codes_for, "group_axis": lambda s: s.pick(*[s.place[3]] * 8, -1, 0, 1, 5), "floor": lambda s: s.pick(0.0, 1e-7),
+    "below": lambda s: s.pick("keep", "one", "empty", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
     "pack_weights.codes": lambda s: s.dress(s.int8((s.pick(3, 3, 0, 33), s.inputs)).view(s.pick("i1", "i1", "u1"))), "packed": Scene.packed, "matmul_int8.a": Scene.product_codes,
     "pack_weights.qparams": lambda s: s.pick(0.1, np.float32(3), 1e-300, 0, np.abs(s.numbers((3,), "f4")) + 0.1, s.weight_qparams(3), s.weight_qparams(3, 0), s.qparams()),
     "matmul_int8.zero_point": lambda s: s.pick(0, 3, -200, 2**32, 2**33, np.int64(7), 0.5, s.dress(s.rng.integers(-300, 300, s.pick(1, 4, 9)))), "linear_int8.x": Scene.activations,

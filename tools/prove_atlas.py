@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import atlas_oracles as lib  # noqa: E402
 
-from quant101 import atlas  # noqa: E402
+from quant101 import QParams, atlas  # noqa: E402
 
 
 def spread(rng):
@@ -38,7 +38,7 @@ def per_tensor(convention, library, values=False):
         x = lib.hard_inputs(rng, scale, zero_point, dtype, 50_000)
         if convention.nan == "refuse":
             x = x[~np.isnan(x)]
-        ours = atlas.quantize_as(x, scale, zero_point, convention, dtype)
+        ours = atlas.quantize_as(x, QParams(scale, zero_point, qmin, qmax), convention)
         if values:
             ours = (ours.astype(np.int64) - zero_point).astype(np.float32) * scale
         return ours, library(x, scale, zero_point, dtype)
@@ -50,8 +50,8 @@ def by_rows(convention, library, width, divisor, first=False):
     def batch(rng):
         x = lib.hard_rows(rng, (100_000 // width, width), divisor)
         extreme = np.take_along_axis(x, np.abs(x).argmax(1, keepdims=True), 1)
-        scale, zero_point = atlas.qparams_as(extreme, extreme, convention, convention.dtypes[0])
-        return atlas.quantize_as(x, scale, zero_point, convention, convention.dtypes[0]), library(x)[0]
+        qparams = atlas.qparams_as(extreme, extreme, convention, convention.dtypes[0])
+        return atlas.quantize_as(x, qparams, convention), library(x)[0]
     return batch
 
 
@@ -64,9 +64,9 @@ def observer_ranges(rng):
     ends = (np.exp(rng.uniform(-40, 40, (2, 50_000))) * rng.choice([-1, 1], (2, 50_000))).astype(np.float32)
     ends[1, ::3] = near_half(rng, ends[0, ::3])
     lo, hi = ends.min(0), ends.max(0)
-    ours = atlas.qparams_as(lo, hi, atlas.TORCH_OBSERVER, dtype)
+    ours = atlas.qparams_as(lo, hi, atlas.TORCH_OBSERVER, dtype, axis=0)
     theirs = torch.ao.quantization.PerChannelMinMaxObserver(dtype=kind)._calculate_qparams(torch.from_numpy(lo), torch.from_numpy(hi))
-    return np.concatenate(ours), np.concatenate([v.numpy() for v in theirs])
+    return np.concatenate([ours.scale, ours.zero_point]), np.concatenate([v.numpy() for v in theirs])
 
 
 def near_half(rng, end):
@@ -79,10 +79,10 @@ def modelopt(rng):
     "ModelOpt itself where it is installed, else its lines run by PyTorch."
     dtype, bits = [("int4", 4), ("int8", 8), ("int16", 16)][rng.integers(3)]
     amax = np.float32(np.exp(rng.uniform(-20, 30)))
-    scale, _ = atlas.qparams_as(-amax, amax, atlas.MODELOPT, dtype)
-    x = lib.hard_inputs(rng, scale, 0, dtype, 50_000)
+    qparams = atlas.qparams_as(-amax, amax, atlas.MODELOPT, dtype)
+    x = lib.hard_inputs(rng, qparams.scale, 0, dtype, 50_000)
     x = x[np.isfinite(x)]
-    ours = atlas.quantize_as(x, scale, 0, atlas.MODELOPT, dtype)
+    ours = atlas.quantize_as(x, qparams, atlas.MODELOPT)
     if importlib.util.find_spec("modelopt") is None:
         return ours, lib.modelopt_lines(x, amax, bits)
     import torch

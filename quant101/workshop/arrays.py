@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['as_int', 'as_kind', 'as_made_by', 'look_up', 'one_of', 'as_positive', 'as_number', 'as_real_array', 'as_whole_array',
-           'as_floats', 'check_finite', 'in_type', 'as_float32', 'as_nonzero_floats', 'as_pair', 'as_levels',
-           'as_matrix', 'as_factor', 'as_codes', 'refuse_nan', 'draw', 'result_array', 'hand_out']
+           'as_floats', 'check_finite', 'in_type', 'as_float32', 'as_nonzero_floats', 'as_pair', 'as_like', 'as_levels',
+           'as_matrix', 'as_factor', 'check_same_numbers', 'as_codes', 'refuse_nan', 'draw', 'result_array', 'hand_out']
 
 # %% ../../nbs/workshop/arrays.ipynb #9d98de1d
 from numbers import Real
@@ -106,6 +106,18 @@ def as_number(
         raise ValueError(f"{name} must lie in {low}..{high}, got {value}")
     return float(value)
 
+# %% ../../nbs/workshop/arrays.ipynb #4d61f29d
+def _as_array(x, name: str) -> np.ndarray:
+    "Return what NumPy makes of `x`; raise TypeError for a masked array, ValueError for rows of unequal lengths."
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array, whose mask would be lost, got one with {np.ma.count_masked(x)} "
+                        f"masked values: give {name}.data, and where=~{name}.mask to a function that has it")
+    try:
+        with np.errstate(invalid="ignore"):  # NumPy would warn of a signalling NaN among numbers of several types
+            return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
+
 # %% ../../nbs/workshop/arrays.ipynb #3211f0b1
 _REAL_TYPES = frozenset(map(np.dtype, "bhilqBHILQefd"))  # in native byte order
 
@@ -115,14 +127,12 @@ def as_real_array(
 ) -> np.ndarray:  # the same numbers in native byte order, copied only if need be
     """Return `x` as an array of real numbers.
 
-    Raises TypeError for anything but integers and floats, and ValueError for nested lists of unequal lengths."""
+    Raises TypeError for anything but integers and floats and for a masked array, ValueError for nested lists of unequal lengths."""
     if type(x) is np.ndarray and x.dtype in _REAL_TYPES:
         return x
-    try:
-        with np.errstate(invalid="ignore"):  # NumPy would warn of a signalling NaN among numbers of several types
-            x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name} must have rows of equal length, got a ragged {type(x).__name__}") from error
+    x = _as_array(x, name)
+    if x.dtype.isbuiltin == 2 and np.can_cast(x.dtype, np.float32):  # added by ml_dtypes, such as bfloat16 or int4
+        return x.astype(next(t for t in (np.int8, np.uint8, np.float32) if np.can_cast(x.dtype, t)))
     if x.dtype.kind not in "iu" and x.dtype.char not in "efd":
         raise TypeError(f"{name} must hold integers, float16, float32 or float64, got dtype {x.dtype}")
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
@@ -213,6 +223,17 @@ def as_pair(
         raise ValueError(f"x and y must hold at least one value, got shape {x.shape}")
     return in_type(x, np.float64), in_type(y, np.float64)
 
+# %% ../../nbs/workshop/arrays.ipynb #4ff8bfc5
+def as_like(
+    x: np.ndarray,  # real values
+    codes,  # whole numbers, as many in the same shape
+) -> tuple[np.ndarray, np.ndarray]:
+    "Return both as arrays. Raises ValueError unless they have one shape and hold something, TypeError for other numbers."
+    codes = as_whole_array(codes, "codes")
+    if codes.shape != x.shape or not x.size:
+        raise ValueError(f"codes must have the shape of x and hold a value, got {codes.shape} and {x.shape}")
+    return x, codes
+
 # %% ../../nbs/workshop/arrays.ipynb #757f42bb
 def as_levels(
     levels,  # real values that rise, shape (n,), n >= 1
@@ -246,6 +267,21 @@ def as_factor(
         raise ValueError(f"{name} must have a row for each of the {rows} columns of x, got shape {w.shape}")
     return check_finite(w, name)
 
+# %% ../../nbs/workshop/arrays.ipynb #5826577e
+def _is_small_float(dtype: np.dtype) -> bool:
+    "Return whether a type is a float that ml_dtypes added to NumPy."
+    return dtype.isbuiltin == 2 and np.can_cast(dtype, np.float32) and not np.can_cast(dtype, np.int16)
+
+def check_same_numbers(
+    codes,  # codes as they came; only an array of a float type that ml_dtypes added is looked at
+    numbers: np.ndarray,  # float32, what the codes were found to stand for
+) -> np.ndarray:
+    "Return `numbers`. Raises TypeError if `codes` says by its type that it holds other ones."
+    if isinstance(codes, np.ndarray) and _is_small_float(codes.dtype):
+        if not np.array_equal(codes.astype(np.float32), numbers, equal_nan=True):
+            raise TypeError(f"codes must be integers or numbers of the format itself, got dtype {codes.dtype}")
+    return numbers
+
 # %% ../../nbs/workshop/arrays.ipynb #d07b2ea0
 def as_codes(
     codes,  # whole numbers of any shape, each 0..2**bits - 1
@@ -254,10 +290,10 @@ def as_codes(
     "Return `codes` as integers. Raises TypeError for other numbers and ValueError for one that has more bits."
     if type(codes) is np.ndarray and codes.dtype.kind == "u" and codes.dtype.isnative and 8 * codes.dtype.itemsize == bits:
         return codes
-    try:
-        codes = np.asarray(codes) if np.size(codes) else np.empty(np.shape(codes), np.uint8)
-    except ValueError as error:
-        raise ValueError(f"codes must have rows of equal length, got a ragged {type(codes).__name__}") from error
+    codes = _as_array(codes, "codes")
+    if codes.dtype.isbuiltin == 2:
+        codes = codes.view(f"u{codes.itemsize}") if _is_small_float(codes.dtype) else as_real_array(codes, "codes")
+    codes = codes if codes.size else np.empty(codes.shape, np.uint8)
     if codes.dtype.kind not in "iu":
         raise TypeError(f"codes must be integers, got dtype {codes.dtype}")
     if codes.dtype.kind == "i" or 8 * codes.dtype.itemsize > bits:

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from .arrays import as_codes, as_int, in_type, result_array
+from .arrays import as_codes, as_int, check_same_numbers, in_type, result_array
 from .threads import run_in_parts
 
 # %% ../../nbs/workshop/floats.ipynb #0bb5c2c5
@@ -167,10 +167,10 @@ def decode_floats(
 ) -> np.ndarray:  # float32, their shape
     "Return the numbers that codes stand for, exactly. Raises as `as_codes` and `result_array` do."
     loop, bits, dtype = _decoder(f, decode_magnitude)
-    codes = as_codes(codes, bits)
+    given, codes = codes, as_codes(codes, bits)
     out = result_array(out, codes.shape, np.float32, codes)
     run_in_parts(loop, codes.astype(dtype, copy=False).reshape(-1), out.reshape(-1))
-    return out
+    return check_same_numbers(given, out)
 
 # %% ../../nbs/workshop/floats.ipynb #3bfd64cf
 def _source_bits(x: np.ndarray) -> tuple[np.ndarray, Layout]:
