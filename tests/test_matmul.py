@@ -778,15 +778,53 @@ def test_groups_come_from_their_qparams():
     assert np.abs(linear_int8(x, packed) - x @ x.T).max() < 0.03 * np.abs(x @ x.T).max()
 
 
-@pytest.mark.parametrize("place", ["tensor", "output", "column", "group"])
-def test_weights_take_the_scales_of_their_qparams(place):
+PLACES = {"one": (0.5, {}), "one in a vector": ([0.5], {}), "one in a matrix": ([[0.5]], {}), "per output": (np.arange(1.0, 6), {"axis": 0}),
+          "per output from the end": (np.arange(1.0, 6), {"axis": -2}), "per output, dimensions kept": (np.arange(1.0, 6)[:, None], {}),
+          "in float16": (np.float16([[1], [2], [3], [4], [5]]), {}), "groups": (np.arange(1.0, 11).reshape(5, 2), {"group_size": 4}),
+          "groups by the axis": (np.arange(1.0, 11).reshape(5, 2), {"group_size": 4, "group_axis": 1}),
+          "a shorter last group": (np.arange(1.0, 16).reshape(5, 3), {"group_size": 3}), "one group": (np.arange(1.0, 6)[:, None], {"group_size": 50})}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("zeros", ["one", "each"])
+def test_weights_take_what_their_qparams_say(place, zeros):
+    scale, more = PLACES[place]
     rng = np.random.default_rng(22)
-    w, a = codes(rng, (5, 8), np.int8), codes(rng, (3, 8), np.int8)
-    scale = {"tensor": 0.5, "output": np.arange(1.0, 6), "column": np.arange(1.0, 6), "group": np.arange(1.0, 11).reshape(5, 2)}[place]
-    axis, group_size = {"tensor": (None, None), "output": (0, None), "column": (-2, None), "group": (None, 4)}[place]
-    packed = pack_weights(w, QParams(scale, 3, axis=axis, group_size=group_size))
-    assert np.array_equal(packed.scale, np.broadcast_to(np.float32(scale), packed.scale.shape)) and packed.scale.dtype == np.float32
-    assert np.array_equal(matmul_int8(a, packed), plain_product(a, w, 0, 3))
+    w, a, x = codes(rng, (5, 8), np.int8), codes(rng, (3, 8), np.int8), rng.normal(size=(3, 8)).astype(np.float32)
+    shape = np.shape(scale)
+    zero_point = 3 if zeros == "one" else rng.integers(-9, 9, shape)
+    p = QParams(scale, zero_point, **more)
+    packed, group_size = pack_weights(w, p), more.get("group_size", 8)
+    columns = shape[1] if len(shape) == 2 else 1
+    full = [np.repeat(np.broadcast_to(np.broadcast_to(v, shape).reshape(-1, columns), (5, columns)), group_size, axis=1)[:, :8] for v in (scale, zero_point)]
+    assert packed.scale.dtype == np.float32 and packed.group_size == more.get("group_size")
+    assert np.array_equal(matmul_int8(a, packed, 5), plain_product(a, w, 5, full[1]))
+    real = (w - full[1]) * np.float64(full[0])
+    assert np.array_equal(packed._real(np.arange(8)), real.T) and np.abs(linear_int8(x, packed) - x @ real.T).max() < 0.02 * np.abs(x @ real.T).max()
+
+
+def test_what_a_qparams_may_hold_and_a_product_may_not():
+    w = np.zeros((5, 8), np.int8)
+    for p, error, said in ((QParams(1.0, 0.5), TypeError, "zero_point must be an integer, because"), (QParams(0.0), ValueError, "scale must be finite and greater than 0, got 0.0"),
+                           (QParams(-1.0), ValueError, "scale must be finite and greater than 0, got -1.0"), (QParams(np.ones((1, 8))), ValueError, "cannot be pulled out of a sum over the inputs, got axis -1"),
+                           (QParams(np.ones((2, 8)), group_size=3, group_axis=0), ValueError, "got axis None, group_size 3, group_axis 0"),
+                           (QParams(np.ones(8), axis=1), ValueError, "cannot be pulled out of a sum over the inputs, got axis 1")):
+        with pytest.raises(error, match=said):
+            pack_weights(w, p)
+    packed = pack_weights(w, 1.0)
+    for p, error, said in ((QParams(1.0, 0.5), TypeError, "zero_point must be an integer"), (QParams(-1.0), ValueError, "scale must be finite and greater than 0, got -1.0")):
+        with pytest.raises(error, match=said):
+            linear_int8(np.zeros((2, 8)), packed, activations=p)
+    far = pack_weights(w, QParams(1.0, -(2**32)))
+    assert matmul_int8(np.full((1, 8), -128, np.int8), far, 100).tolist() == [[-228 * 2**32 * 8] * 5]
+
+
+def test_static_parameters_may_lie_in_a_vector(path):
+    rng = np.random.default_rng(31)
+    x, packed = rng.normal(size=(4, 20)).astype(np.float32), pack_weights(codes(rng, (9, 20), np.int8), 0.1)
+    plain = linear_int8(x, packed, activations=QParams(np.float32(0.02), 30, 0, 255))
+    for shape in ((1,), (1, 1)):
+        assert np.array_equal(linear_int8(x, packed, activations=QParams(np.full(shape, 0.02, np.float32), np.full(shape, 30), 0, 255)), plain)
 
 
 # Activations

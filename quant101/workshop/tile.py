@@ -951,7 +951,8 @@ def real_weights(
     codes = panels[:, places // 4, :, places % 4].reshape(len(inputs), panels.shape[0] * PANEL)[:, :len(scale)]
     if group_size:
         scale, zero_point = (np.broadcast_to(each, scale.shape)[:, inputs // group_size].T for each in (scale, zero_point))
-    return (codes if type(zero_point) is int and not zero_point else codes - zero_point) * scale.astype(np.float64)
+    moved = codes if isinstance(zero_point, int) and zero_point == 0 else codes - np.asarray(zero_point, np.float64)
+    return moved * scale.astype(np.float64)
 
 # %% ../../nbs/workshop/tile.ipynb #0cd0a131
 def add_product(
