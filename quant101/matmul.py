@@ -215,7 +215,7 @@ def llm_int8_linear(
     (rest, leading), threshold = as_activations(x, inputs), as_float32(as_positive(threshold, "threshold"), "threshold")
     columns = np.flatnonzero(np.abs(rest).max(axis=0, initial=0) >= threshold)
     if columns.size:
-        kept, rest = check_finite(rest[:, columns], "x", "finite in float32"), np.array(rest)
+        kept, rest = check_finite(rest[:, columns], "x", "finite in float32"), rest.copy()
         rest[:, columns] = 0
     y = linear_int8(rest, packed, bias, activations, qparams)
     y = add_product(y, _multiply_rows, kept, packed._real(columns)) if columns.size else y

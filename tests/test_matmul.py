@@ -183,11 +183,13 @@ def test_any_number_of_parts_makes_the_whole(parts, monkeypatch):
     for rows, inputs, outputs in ((1, 40, 500), (5, 33, 227), (8, 7, 400), (57, 12, 70), (200, 5, 230)):
         a, w, x = codes(rng, (rows, inputs), np.uint8), codes(rng, (outputs, inputs), np.int8), rng.normal(size=(rows, inputs))
         packed, bias = pack_weights(w, rng.uniform(0.01, 0.02, outputs)), rng.normal(size=outputs)
-        whole = linear_int8(x, packed, bias)
+        za, zw = rng.integers(-300, 300, rows), rng.integers(-300, 300, outputs)
+        moved = replace(packed, zero_point=zw)
+        whole, shifted = linear_int8(x, packed, bias), linear_int8(x, moved, bias, "asymmetric")
         with monkeypatch.context() as cut:
             cut.setattr(tile, "_parts", lambda *args: parts)
-            assert np.array_equal(matmul_int8(a, packed), exact(a, w))
-            assert np.array_equal(linear_int8(x, packed, bias), whole)
+            assert np.array_equal(matmul_int8(a, packed), exact(a, w)) and np.array_equal(linear_int8(x, packed, bias), whole)
+            assert np.array_equal(matmul_int8(a, moved, za), plain_product(a, w, za, zw)) and np.array_equal(linear_int8(x, moved, bias, "asymmetric"), shifted)
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other():
