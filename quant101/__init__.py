@@ -11,9 +11,11 @@ from .calibration import (MSE, Calibrator, Entropy, FloatHistogram, Histogram, H
 from .symmetry import asymmetric_qparams, symmetric_qparams
 from .atlas import (BITSANDBYTES, GGML, GGML_Q4_0, GGML_X86, MODELOPT, ONNX, ORT, ORT_BIAS, ORT_BLOCK, ORT_BLOCK_ASYMMETRIC, ORT_DYNAMIC,
                     ORT_REDUCED, ORT_SYMMETRIC, TFLITE, TFLITE_BIAS, TFLITE_WEIGHT, TFLITE_XNNPACK, TORCH,
-                    TORCH_FAKE, TORCH_INT32, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_PER_CHANNEL, TORCH_REDUCED, TORCH_REDUCED_SYMMETRIC, TORCH_WEIGHT, CodeConvention, Convention, Explanation,
-                    Identification, dequantize_as, explain, identify, qparams_as, quantize_as)
-from .matmul import (Instruction, PackedWeights, instruction_alone, instruction_set, linear_int8, llm_int8_linear,
-                     matmul_int8, pack_weights, tile_assembly, unpack_weights)
+                    TORCH_FAKE, TORCH_INT32, TORCH_OBSERVER, TORCH_OBSERVER_SYMMETRIC, TORCH_PER_CHANNEL, TORCH_REDUCED,
+                    TORCH_REDUCED_SYMMETRIC, TORCH_WEIGHT, CodeConvention, Convention, Explanation, Identification,
+                    dequantize_as, explain, identify, qparams_as, quantize_as)
+from .matmul import (Instruction, PackedWeights, QuantizedLinear, Verdict, instruction_alone, instruction_set, linear_int8,
+                     llm_int8_linear, matmul_int8, pack_weights, quantize_activations, quantize_linear, tile_assembly,
+                     unpack_weights, worth_it)
 from .integer import (activation_range, fixed_point, integer_bias, matmul_integer, qlinear_matmul, quantized_add, quantized_average,
                       requantize)

@@ -99,7 +99,7 @@ def test_a_wrong_product_is_not_timed():
 
 SMALL = {"events": {"rounds": 1, "seconds": 0.001, "shapes": [(5, 64, 32)]}, "copy_bytes_per_second": {"rounds": 1, "seconds": 0.001},
          "elements": {"rounds": 1, "seconds": 0.001, "sizes": {1: (2048,)}}, "entropy": {"rounds": 1, "seconds": 0.001, "size": 5000},
-         "ladder": {"rounds": 1, "seconds": 0.001}}
+         "ladder": {"rounds": 1, "seconds": 0.001}, "extras": {"rounds": 1, "seconds": 0.001, "shapes": [(5, 96, 40)]}}
 
 
 def test_everybody_computes_the_same(tmp_path, monkeypatch):
@@ -119,6 +119,10 @@ def test_everybody_computes_the_same(tmp_path, monkeypatch):
         assert (one["of_peak"] is None) == (one["threads"] > 1)
     assert results["copy_bytes_per_second"]["median"] > 0
     assert set(results["ladder"]) == {"steps", "heights", "rows", "layer"}
+    assert [(one["group"], tuple(one["shape"])) for one in results["extras"]] == [("zero point", (5, 96, 40)), ("layer", (5, 96, 40))]
+    for one in results["extras"]:
+        assert set(one["seconds"]) == set(one["times as long"]) == set(bench.extra_contestants(5, 96, 40)[one["group"]])
+        assert [ratio for ratio in one["times as long"].values() if ratio["median"] == 1][0] == {"median": 1, "low": 1, "high": 1}
     cost = results["first_calls"]["matmul.matmul_int8"]
     assert cost["import"] > 0 and cost["first"] > 0 and cost["second"] > 0 and cost["compiled"] == 0
     assert "nothing" in results["first_calls"]["nothing"]["absent"]
@@ -226,6 +230,25 @@ def test_shares_and_ratios_are_formed_round_by_round(monkeypatch):
     assert event["nanoseconds"]["numpy"]["high"] == pytest.approx(23.25e9 / 1024)
 
 
+# Around the product
+
+
+def test_what_stands_around_a_product_is_formed_round_by_round(monkeypatch):
+    monkeypatch.setattr(bench, "race", lambda contestants, *args: {name: {"seconds": [1.0 + i, 4.0 + 4 * i, 2.0]} for i, name in enumerate(contestants)})
+    one, other = bench.extras(shapes=[(5, 96, 40)])
+    assert one["times as long"]["none"]["median"] == 1 and one["times as long"]["of the activations"] == {"median": 2.0, "low": 1.5, "high": 2.0}
+    assert other["group"] == "layer" and other["seconds"]["asymmetric"]["median"] == 2.0
+
+
+def test_a_layer_that_is_off_is_not_timed(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_int8", lambda a, packed, zero_point: np.zeros((5, 40)))
+    with pytest.raises(ArithmeticError, match="the product is wrong"):
+        bench._product_around("of the rows", 5, 96, 40)
+    monkeypatch.setattr(bench, "llm_int8_linear", lambda *args: np.zeros((5, 40)))
+    with pytest.raises(ArithmeticError, match="off by 100"):
+        bench._layer_around("4 outlier columns", 5, 96, 40)
+
+
 # Search, first calls
 
 
@@ -242,7 +265,7 @@ def test_every_public_function_is_called_for_the_first_time():
     chapters = ("dtypes", "steps", "strategies", "calibration", "symmetry", "atlas", "matmul")
     modules = [importlib.import_module(f"quant101.{chapter}") for chapter in chapters]
     public = {f"{module.__name__[9:]}.{name}" for module in modules for name in module.__all__ if inspect.isfunction(getattr(module, name))}
-    assert public <= called
+    assert public - {"matmul.worth_it"} <= called, "but for the one that measures for ten seconds"
     for name, call in bench._FIRST_CALLS.items():
         assert name == "numba alone" or name.split(",")[0].split(".")[1] in call
 
@@ -276,5 +299,8 @@ def test_results_of_the_book_are_complete():
         assert all(time["low"] <= time["median"] <= time["high"] for time in one["nanoseconds"].values())
     assert set(results["entropy"]["seconds"]) == set(bench.entropy_contestants())
     assert not [name for name, time in results["entropy"]["seconds"].items() if "absent" in time and name != "modelopt"]
+    assert {(one["group"], tuple(one["shape"])) for one in results["extras"]} == {(group, shape) for group in ("zero point", "layer") for shape in bench.AROUND}
+    for one in results["extras"]:
+        assert set(one["seconds"]) == set(one["times as long"]) == set(bench.extra_contestants(*one["shape"])[one["group"]])
     assert set(results["first_calls"]) == set(bench._FIRST_CALLS)
     assert not [name for name, cost in results["first_calls"].items() if "absent" in cost or cost["compiled"]]

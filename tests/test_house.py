@@ -39,7 +39,7 @@ def text_files():
 
 # No time is judged
 
-RACES = ("race", "event", "elementwise", "bandwidth", "first_calls", "entropy", "ladder")  # of quant101.bench: they return times
+RACES = ("race", "event", "elementwise", "bandwidth", "first_calls", "entropy", "ladder", "extras")  # of quant101.bench: they return times
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *sorted((ROOT / "tests").glob("*.py"))], ids=lambda p: p.name)
@@ -286,7 +286,7 @@ def test_no_private_helper_stands_twice():
     assert {name: modules for name, modules in names.items() if len(modules) > 1} == {}
 
 
-WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly"}  # they check, choose, compile
+WITHOUT_A_FORMULA = {"as_real_array", "instruction_set", "instruction_alone", "tile_assembly", "worth_it"}  # they check, choose, compile, time
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

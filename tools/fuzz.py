@@ -39,6 +39,7 @@ ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
 VIEWS = {"as_real_array", "explain"}  # documented to copy only if need be; keeps the parameters that it was given
 ADDRESSES = {"_operand"}  # where packed weights lie in memory; `kept` has the arrays themselves
+FROZEN = quant101.QParams, quant101.PackedWeights  # nobody can change them, so they may be handed on
 LEFT_OUT = "left out"  # the digest of a case that plain Python is not asked for
 SELDOM = {"load_sample", "tile_assembly"}  # read a file, start a process
 PATHS = *["", "portable"] * 5, "AVX-512 VNNI", "avx_vnni", "NEON dot product", "no such"  # what QUANT101_ISA may say
@@ -228,10 +229,26 @@ class Scene:
         codes = self.rng.integers(-128, 128, shape).astype("i1")
         return np.where(self.rng.random(shape) < 0.2, np.int8(self.pick(-128, 127)), codes)
 
+    def weight_qparams(self, outputs, low=-128):
+        "What codes of a weight mean, with a scale for all, per output or per group of inputs."
+        sizes = [n for n in (1, 2, 4, 5, 16) if self.inputs and self.inputs % n == 0]
+        way = self.rng.integers(3 if sizes else 2)
+        group_size = self.pick(*sizes) if way == 2 else None
+        shape = ((), (outputs,), (outputs, self.inputs // (group_size or 1)))[way]
+        zero_point = self.pick(0, 0, low + 128, low, self.rng.integers(low, low + 256, shape))
+        return quant101.QParams(self.pick(1.0, 0.01, 1e-30, 3e30) * np.ones(shape), zero_point, low, low + 255, 0 if way == 1 else None, group_size)
+
     def packed(self):
-        outputs = int(self.rng.choice([0, 1, 3, 31, 32, 33, 70]))
-        packed = quant101.pack_weights(self.int8((outputs, self.inputs)), self.pick(1.0, 0.01, 1e-30, 3e30))
+        outputs, low = int(self.rng.choice([0, 1, 3, 31, 32, 33, 70])), self.pick(-128, -128, 0)
+        codes = self.int8((outputs, self.inputs)).view("u1" if low == 0 else "i1")
+        packed = quant101.pack_weights(codes, self.weight_qparams(outputs, low) if self.chance(0.5) else self.pick(1.0, 0.01, 1e-30, 3e30))
         return copy.deepcopy(packed)  # without the unused bytes around aligned memory, which are never the same
+
+    def layer(self):
+        return quant101.quantize_linear(self.rng.normal(size=(5, self.inputs or 1)), activations=self.pick("symmetric", "asymmetric"), threshold=self.pick(None, 6.0))
+
+    def calibration(self):
+        return self.pick(None, quant101.QParams(0.05), quant101.QParams(0.1, 30, 0, 255), self.array(), calibrator(self))
 
     def product_codes(self):
         "Codes for a product with packed weights, int8 or uint8."
@@ -311,7 +328,8 @@ def counts_and_edges(scene):
 
 
 # Classes that only functions make: their methods are called on what these make
-RESULTS = {"OutlierSplit": Scene.split, "Explanation": explanation, "Identification": identification, "PackedWeights": Scene.packed,
+RESULTS = {"QuantizedLinear": Scene.layer, "OutlierSplit": Scene.split, "Explanation": explanation, "Identification": identification,
+           "Verdict": lambda s: quant101.Verdict(1, 2, 3, (1.0, 2.0), (0.5, 3.0), "portable"), "PackedWeights": Scene.packed,
            "Instruction": lambda s: importlib.import_module("quant101.workshop.tile").choose("portable")}
 BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
 INSTANCES = {"Histogram": histogram, "FloatHistogram": partial(histogram, name="FloatHistogram")} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
@@ -348,9 +366,17 @@ MAKE = {
     "scales": lambda s: s.pick("float32", "data", "int8"), "ends": lambda s: s.pick((), (("int8", -64, 63),), (("int8", 5, 5),)), "in_float64": lambda s: s.pick((), ("int8",)),
     "identify.codes": lambda s: s.codes(-128, 127, s.shape), "dequantize_as.codes": codes_for, "group_axis": lambda s: s.pick(*[s.place[3]] * 8, -1, 0, 1, 5), "floor": lambda s: s.pick(0.0, 1e-7),
     "below": lambda s: s.pick("keep", "one", "empty", "floor", "refuse", ""), "ranged": lambda s: s.pick(None, (), ("int8",)),
-    "pack_weights.w": lambda s: s.dress(s.int8((int(s.rng.integers(0, 40)), s.inputs))), "packed": Scene.packed, "matmul_int8.a": Scene.product_codes,
-    "pack_weights.scale": lambda s: s.pick(0.1, np.float32(3), 1e-300, 0, np.abs(s.numbers((3,), "f4")) + 0.1), "linear_int8.x": Scene.activations,
-    "llm_int8_linear.x": Scene.activations, "steps": lambda s: s.pick(0, 1, 7, np.int64(100), np.uint8(255), -1, 2**63, 0.5),
+    "pack_weights.codes": lambda s: s.dress(s.int8((s.pick(3, 3, 0, 33), s.inputs)).view(s.pick("i1", "i1", "u1"))), "packed": Scene.packed, "matmul_int8.a": Scene.product_codes,
+    "pack_weights.qparams": lambda s: s.pick(0.1, np.float32(3), 1e-300, 0, np.abs(s.numbers((3,), "f4")) + 0.1, s.weight_qparams(3), s.weight_qparams(3, 0), s.qparams()),
+    "matmul_int8.zero_point": lambda s: s.pick(0, 3, -200, 2**32, 2**33, np.int64(7), 0.5, s.dress(s.rng.integers(-300, 300, s.pick(1, 4, 9)))), "linear_int8.x": Scene.activations,
+    "llm_int8_linear.x": Scene.activations, "quantize_activations.x": Scene.activations, "calibration": Scene.calibration,
+    "activations": lambda s: s.pick("symmetric", "asymmetric", "asymmetric", "static", "dynamic", quant101.QParams(0.1), quant101.QParams(0.1, 100, 0, 255), s.qparams()),
+    **{f"{name}.qparams": lambda s: s.pick(None, None, quant101.QParams(0.1), quant101.QParams(0.03, 7, 0, 15), s.qparams()) for name in ("linear_int8", "llm_int8_linear", "quantize_activations")},
+    **{f"{name}.{arg}": make for name in ("quantize_linear", "QuantizedLinear.from_float") for arg, make in (
+        ("w", lambda s: s.array((3, s.inputs), FLOATS)), ("bias", lambda s: s.pick(None, s.array((3,)))), ("bits", lambda s: s.pick(2, 4, 8, 8, 9)),
+        ("group_size", lambda s: s.pick(None, None, 1, 4, 16, 0)), ("threshold", lambda s: s.pick(None, 6.0, np.inf, 0)))},
+    "rows": lambda s: s.pick(0, -1, 0.5, "1"), "inputs": lambda s: s.pick(0, -3, None), "outputs": lambda s: s.pick(0, 1.0),  # a race takes ten seconds
+    "steps": lambda s: s.pick(0, 1, 7, np.int64(100), np.uint8(255), -1, 2**63, 0.5),
     "bias": lambda s: s.pick(None, s.array((s.pick(0, 1, 3, 31, 32, 33, 70),))),
     "tile_assembly.name": lambda s: s.pick("AVX-512 VNNI", "AVX-VNNI", "NEON dot product", "portable", "AMX"), "cpu": lambda s: s.pick("", "", "sapphirerapids", "neoverse-n1", "no"),
     "triple": lambda s: s.pick("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "nowhere"), "features": lambda s: s.pick("", "+dotprod", "+avx512vnni,+avx512vl", "-64bit", "+,"),
@@ -521,7 +547,7 @@ def run_call(name, function, args, kwargs):
     if kind != "value":
         check_message(names_of(name, everything), result)
     elif name not in VIEWS:
-        given = arrays_in(everything)
+        given = arrays_in([value for value in everything if not isinstance(value, FROZEN)])
         if any(np.shares_memory(a, b) for a in arrays_in(result) for b in given):
             raise Broken("the result shares memory with an argument")
     if "." not in name:
