@@ -294,7 +294,8 @@ def _error_up_to(value, step, qmin, qmax):
 @njit
 def _mean_error(low, high, step, qmin, qmax):
     if low == high:
-        return (low - min(max(np.rint(np.divide(low, step)), qmin), qmax) * step) ** 2
+        rest = low - min(max(np.rint(np.divide(low, step)), qmin), qmax) * step
+        return rest * rest
     return (_error_up_to(high, step, qmin, qmax) - _error_up_to(low, step, qmin, qmax)) / (high - low)
 
 # %% ../nbs/04_calibration.ipynb #dde66bf8

@@ -838,6 +838,14 @@ def test_a_channel_without_values_is_named(kind, options):
 
 
 @named
+def test_a_channel_that_a_batch_says_nothing_about_stays_as_it_was(kind, options):
+    x = np.random.default_rng(6).standard_normal((3, 20, 2))
+    together = kind(**options, axis=-1).update(x[0], where=[False, True]).update(x[1]).update(x[2], where=[True, False])
+    ranges = [seen(lambda: kind(**options), *parts).range() for parts in ((x[1, :, 0], x[2, :, 0]), (x[0, :, 1], x[1, :, 1]))]
+    assert list(zip(*together.range())) == ranges
+
+
+@named
 def test_what_a_mask_leaves_out_is_not_looked_at(kind, options):
     x = np.random.default_rng(3).standard_normal((4, 6)).astype(np.float32)
     mask = x > -0.5
@@ -997,11 +1005,20 @@ def test_a_pile_at_the_end_is_kept_where_it_is():
 
 
 def test_of_equal_errors_the_longer_range_is_kept():
-    x = np.array([0.0, 1.0, 1.0, -1.0])
-    assert MSE(2).update(x).range() == (-1, 1)
-    tried = MSE(2, bins=4).update([3.0, 0.2])
-    thresholds, errors = tried.trace()
-    assert tried.range()[1] == thresholds[errors == errors.min()].max()
+    "The square of 1e-200 is nothing, so that every lower end from 0 to -1e-200 has the same error."
+    assert MSE(variant="asymmetric").update([-1e-200, 0.0, 1.0]).range() == (-1e-200, 1.0)
+    ranges, errors = MSE(variant="asymmetric").update([-1e-200, 0.0, 1.0]).trace()
+    assert np.count_nonzero(errors == errors.min()) > 40 and (ranges[-1] == (-1e-200, 1.0)).all()
+
+
+@pytest.mark.parametrize("bins", [200, 2048])
+def test_thresholds_around_the_best_are_as_near_as_was_asked_for(bins):
+    x = load_sample("ffn_weight")
+    thresholds, errors = MSE(bins=bins).update(x).trace()
+    best = errors.argmin()
+    assert (np.diff(thresholds)[best - 1 : best + 1] <= 1.001 * np.abs(x).max() / bins).all()
+    wide = np.concatenate([thresholds[:-1][np.diff(thresholds) > np.abs(x).max() / bins], thresholds[-1:]])
+    assert 0 < best < thresholds.size - 1 and wide.size > 10, "the search is fine only where it has to be"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -1015,6 +1032,22 @@ def test_two_ends_against_an_exhaustive_search(seed, bits):
     assert lo <= 0 <= hi and exhaustive(x, bits, ([lo], [hi])) <= 1.01 * least
     qparams = asymmetric_qparams(lo, hi, bits=bits, signed=False)
     assert mse(x, fake_quantize(x, qparams)) == pytest.approx(exhaustive(x, bits, ([lo], [hi])), rel=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_errors_of_a_trace_are_those_of_its_ranges(variant, bits):
+    "As long as the values are known, every error is exact; plain NumPy gives it again."
+    x = np.random.default_rng(bits).standard_normal(100) + 0.4
+    tried, errors = MSE(bits, variant=variant).update(x).trace()
+    for place in range(0, tried.shape[0], 97):
+        if variant == "symmetric":
+            step = tried[place] / (2 ** (bits - 1) - 1)
+            y = np.clip(np.rint(x / step), 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) * step
+            assert errors[place] == pytest.approx(np.mean((x - y) ** 2), rel=1e-9)
+        else:
+            (lo, hi), within = tried[place], (tried[place] >= [x.min(), -np.inf]) & (tried[place] <= [np.inf, x.max()])
+            assert within.all() and errors[place] == pytest.approx(exhaustive(x, bits, ([lo], [hi])), rel=1e-9)
 
 
 @needs("torch")

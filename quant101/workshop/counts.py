@@ -798,12 +798,12 @@ def asymmetric_errors(
     shares = np.union1d(np.arange(1, n + 1) / n, _OCTAVES[::16])
     ranges, errors = _errors_between(mean_error, bins, lo * shares if lo else [0.0], hi * shares if hi else [0.0], codes)
     near, (a, b) = np.linspace(-1, 1, n + 1 if lo and hi else parts // n + 1) / n, ranges[errors.argmin()]
-    ends = np.clip(a + lo * near, lo, -_OCTAVES[0]) if lo else [0.0], np.clip(b + hi * near, _OCTAVES[0], hi) if hi else [0.0]
+    ends = np.clip(a + lo * near, lo, lo * _OCTAVES[0]) if lo else [0.0], np.clip(b + hi * near, hi * _OCTAVES[0], hi) if hi else [0.0]
     found = [(ranges, errors), _errors_between(mean_error, bins, *ends, codes)]
     if steps:
         found.append(([[lo, lo + (hi - lo) / steps * codes if steps < codes else hi]], [0.0]))
     ranges, errors = map(np.concatenate, zip(*found))
-    order = np.argsort(ranges[:, 1] - ranges[:, 0], kind="stable")
+    order = np.lexsort((-ranges[:, 0], ranges[:, 1] - ranges[:, 0]))
     return ranges[order], errors[order]
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0036
