@@ -118,7 +118,7 @@ def matmul_int8(
     """Return `(a - zero_point) @ (w - packed.zero_point).T` in integers.
 
     It is int32 if inputs * max|a - zero_point| * max|w - packed.zero_point| < 2**31, taken over all codes of the two types,
-    whatever the codes at hand; else int64. For uint8 by int8 without zero points that is up to 65793 inputs.
+    whatever the codes at hand, and with groups added up over them; else int64. Without zero points that is up to 65793 inputs.
     Raises ValueError for an `a` that is no matrix or does not fit the weights, for zero points with which 64 bits might not
     hold a sum, and for a QUANT101_ISA that this machine does not have; TypeError for arguments of another kind.
     Source: Jacob et al. 2018, sections 2.2 and 2.3; ONNX operator MatMulInteger.

@@ -325,6 +325,18 @@ def test_tile_is_made_of_its_instruction(name, triple, cpu, features, instructio
     assert not any("vpdpbusds" in line for line in loop), "the one that saturates is another instruction"
 
 
+@pytest.mark.parametrize("name, triple, cpu, features, instruction, count", TARGETS, ids=lambda v: str(v)[:20])
+def test_zero_points_leave_the_loop_as_it_is(name, triple, cpu, features, instruction, count):
+    "They are taken off after the loop over the inputs, in which the sums stay in registers."
+    function = ir.Function(module := ir.Module(), ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(tile._TILE)), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    tile._emit_tile(builder, next(i for i in tile.INSTRUCTIONS if i.name == name), True, *function.args, moved=True)
+    builder.ret_void()
+    loop = inner_loop(tile._compile(str(module), triple, cpu, features))
+    found = [line for line in loop if re.search(instruction, line)]
+    assert found and len(found) % count == 0 and not any(re.search(r"%rsp|\bsp\b|pmulld|\bmls\b|\bmul\b", line) for line in loop), "\n".join(loop)
+
+
 def test_portable_tile_compiles_everywhere():
     haswell = inner_loop(tile_assembly("portable", X86, "haswell"))
     assert sum("vpmaddwd" in line for line in haswell) >= 16

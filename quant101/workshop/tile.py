@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, addressof, c_char, c_int64
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from numbers import Integral
 from time import perf_counter, sleep
@@ -334,7 +334,7 @@ def cut_inputs(
     runs = [(first, min(first + size, inputs)) for first in range(0, max(inputs, 1), size)]
     return [(first, end, first // size * -(-size // 4), -(-(end - first) // 4)) for first, end in runs]
 
-@cache
+@lru_cache(64)
 def _layout(inputs: int, group_size: int | None) -> tuple:
     "Return how many bytes a row takes, in whole groups of four, and where in it the inputs lie: a slice, or their places."
     *_, (first, end, four, fours) = cut_inputs(inputs, group_size)
