@@ -318,24 +318,3 @@ def litert_dequantize(codes, scale, zero_point, dtype, kernels="reference", axis
     "Real values of the DEQUANTIZE operator; int16 has no zero point but 0."
     coded, real = (codes.shape, dtype, np.ravel(scale), np.ravel(zero_point), axis, None), (codes.shape, "float32", None, None, 0, None)
     return litert_run(litert_model([coded, real], [("DEQUANTIZE", [0], [1], "DequantizeOptions")], [0], [1]), codes.astype(dtype), kernels)
-
-
-def litert_calibrated(weight, bias, rows):
-    "What TensorFlow Lite's int8 quantizer makes of one fully connected layer: (scales, zero points, data) of input, weight and bias."
-    from ai_edge_litert import _pywrap_tensorflow_lite_calibration_wrapper as wrapper
-    from ai_edge_litert import schema_py_generated as schema
-
-    (n, k), none = weight.shape, (None, None, 0)
-    tensors = [((1, k), "float32", *none, None), ((n, k), "float32", *none, weight), ((n,), "float32", *none, bias), ((1, n), "float32", *none, None)]
-    tool = wrapper.CalibrationWrapper(litert_model(tensors, [("FULLY_CONNECTED", [0, 1, 2], [3], "FullyConnectedOptions")], [0], [3]), [], [])
-    tool.Prepare()
-    for row in rows:
-        tool.FeedTensor([row[None]])
-    int8, int32 = np.dtype(np.int8).num, np.dtype(np.int32).num
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytes(tool.QuantizeModel(int8, int8, True, int8, int32, False, False)), 0))
-    found = {}
-    for tensor in model.subgraphs[0].tensors:
-        data = model.buffers[tensor.buffer].data
-        data = None if data is None or not len(data) else np.array(data, np.uint8).view(np.int32 if tensor.type == schema.TensorType.INT32 else np.int8)
-        found[tensor.name.decode()] = np.array(tensor.quantization.scale, np.float32), np.array(tensor.quantization.zeroPoint), data
-    return found["t0"], found["t1"], found["t2"]

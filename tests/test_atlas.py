@@ -723,20 +723,19 @@ def test_litert_codes_and_values(convention, kernels, dtype):
                 assert np.array_equal(dequantize_as(theirs, params(scale, zero_point, dtype), convention), values)
 
 
-@needs("ai_edge_litert")
-def test_litert_finds_its_ranges():
-    rng = np.random.default_rng(81)
-    for _ in range(30):
-        weight, bias = rng.normal(size=(12, 16)).astype(np.float32), (rng.normal(size=12) * 0.1).astype(np.float32)
-        lo, hi = np.sort(np.exp(rng.uniform(-6, 6, 2)) * rng.choice([-1, 1], 2)).astype(np.float32)
-        rows = rng.uniform(lo, hi, (3, 16)).astype(np.float32)
-        (s_x, z_x, _), (s_w, _, codes), (s_b, _, bias_codes) = lib.litert_calibrated(weight, bias, rows)
+def test_ranges_and_codes_that_litert_found():
+    recorded = json.loads((ROOT / "tests/atlas_litert.json").read_text(encoding="utf8"))
+    for case in recorded["cases"]:
+        floats = {key: np.float32([float.fromhex(v) for v in case[key]]) for key in ("weight", "bias", "rows", "weight_scales", "bias_scales")}
+        rows, weight = floats["rows"], floats["weight"].reshape(6, 8)
         p = qparams_as(rows.min(), rows.max(), TFLITE, "int8")
-        assert (p.scale, p.zero_point) == (s_x[0], z_x[0])
+        assert (p.scale, p.zero_point) == (float.fromhex(case["input"][0][0]), case["input"][1][0])
+        scale = p.scale
         p = qparams_as(weight.min(1), weight.max(1), TFLITE_WEIGHT, axis=0)
-        assert np.array_equal(p.scale, s_w) and np.array_equal(quantize_as(weight, p, TFLITE_WEIGHT).ravel(), codes)
-        assert np.array_equal(s_b, s_x[0] * s_w)
-        assert np.array_equal(quantize_as(bias, QParams(s_b, 0, -(2**31), 2**31 - 1, axis=0), TFLITE_BIAS), bias_codes)
+        assert np.array_equal(p.scale, floats["weight_scales"]) and quantize_as(weight, p, TFLITE_WEIGHT).ravel().tolist() == case["weight_codes"]
+        assert np.array_equal(floats["bias_scales"], scale * p.scale)
+        codes = quantize_as(floats["bias"], QParams(floats["bias_scales"], 0, -(2**31), 2**31 - 1, axis=0), TFLITE_BIAS)
+        assert codes.tolist() == case["bias_codes"]
 
 
 def test_codes_that_llama_cpp_gave_on_x86():
