@@ -315,7 +315,7 @@ def within_relative_bound(got, exact, bins):
 
 @patient
 @given(data, st.sampled_from(PERCENTS), st.sampled_from(PERCENTS), st.sampled_from([4, 64, 512, 4096, 65536, 2**20]))
-@example(np.array([0.49997] * 17 + [67.66217418]), 0.1, 12.5, 64)  # hi - lo is rounded down
+@example(np.array([2.01] * 17 + [67.66217418]), 0.1, 12.5, 64)  # hi - lo is rounded down
 def test_streamed_percentiles_keep_their_bound(values, lower, upper, bins):
     assume(values.size and lower < upper)
     calibrator = Percentile(lower, upper, bins).update(values)
@@ -687,6 +687,16 @@ def test_every_value_lies_in_its_bin(values, bins):
         assert count == np.count_nonzero(inside)
 
 
+def test_subnormal_float32_are_counted_as_float64_are():
+    x = np.float32([1e-45, -1e-40, 3e-39, 0, 1.5e-38, -2e-38, 1.0])
+    for part in (x, x[:1], x[1:3], x[:-1]):
+        one, other = FloatHistogram(), FloatHistogram()
+        one.add(part)
+        other.add(part.astype(np.float64))
+        assert facts(one) == facts(other) and np.array_equal(np.concatenate(one.bins()), np.concatenate(other.bins()))
+        assert one.bins()[2].sum() == part.size and all(low <= v <= high for low, high, v in zip(*one.bins()[:2], np.sort(part).tolist()))
+
+
 def test_zeros_of_float32_after_a_tiny_float64_are_zeros():
     for batches in ([[1e-300, -1e-310], np.float32([0, 0, 1])], [np.float32([0, 0, 1]), [1e-300, -1e-310]]):
         h = seen(Percentile, *batches).histogram
@@ -1032,6 +1042,14 @@ def test_two_ends_against_an_exhaustive_search(seed, bits):
     assert lo <= 0 <= hi and exhaustive(x, bits, ([lo], [hi])) <= 1.01 * least
     qparams = asymmetric_qparams(lo, hi, bits=bits, signed=False)
     assert mse(x, fake_quantize(x, qparams)) == pytest.approx(exhaustive(x, bits, ([lo], [hi])), rel=1e-6)
+
+
+def test_two_ends_are_searched_finely_around_the_best():
+    x = np.random.default_rng(0).standard_normal(50_000)
+    (ranges, errors), (lo, hi) = (calibrator := MSE(4, bins=400, variant="asymmetric").update(x)).trace(), calibrator.range()
+    assert errors[(ranges == (lo, hi)).all(axis=1)].min() == errors.min()
+    for ends, end, reach in ((ranges[:, 0], lo, x.min()), (ranges[:, 1], hi, x.max())):
+        assert np.sort(np.abs(np.unique(ends) - end))[1] <= 1.01 * 2 / 20**2 * abs(reach)
 
 
 @pytest.mark.parametrize("variant", ["symmetric", "asymmetric"])
