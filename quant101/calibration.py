@@ -141,7 +141,7 @@ class HistogramCalibrator(Calibrator):
 
 # %% ../nbs/04_calibration.ipynb #a20d6c6e
 class Percentile(HistogramCalibrator):
-    "Keep what lies between percentiles; streamed, an end is too far out by at most 2**9 / bins of itself. Source: Wu et al. 2020, section 3.4."
+    "Keep what lies between percentiles; streamed, an end is too far out by at most 2**9 / bins of itself (from 512 bins on). Source: Wu et al. 2020, section 3.4."
     def __init__(
         self,
         lower: float = 0.01,  # percent of the values that may lie below the range, 0..100, less than `upper`
