@@ -703,7 +703,7 @@ def _without_sign(builder, value):
     vector = ir.VectorType(_I32, value.type.count)
     return builder.and_(builder.bitcast(value, vector), ir.Constant(vector, [0x7FFFFFFF] * vector.count))
 
-def _in_order(builder, value):
+def _ascending(builder, value):
     "Return the bits of float32 values as int32 that grow as the values do."
     vector = ir.VectorType(_I32, value.type.count)
     bits, last, rest = builder.bitcast(value, vector), *(ir.Constant(vector, [number] * vector.count) for number in (31, 0x7FFFFFFF))
@@ -733,7 +733,7 @@ def _emit_row_scale(builder, most):
     return builder.select(builder.fcmp_ordered(">", absmax, ir.Constant(_F32, 0.0)), scale, one)
 
 def _emit_row_range(builder, highest, lowest):
-    "Emit scale and zero point of a row, both float32, from its ends as `_in_order` has them, the lower one complemented."
+    "Emit scale and zero point of a row, both float32, from its ends as `_ascending` has them, the lower one complemented."
     real, bits = ir.DoubleType(), builder.xor(builder.not_(lowest), ir.Constant(_I32, 0x7FFFFFFF))
     hi, lo = (builder.fpext(builder.bitcast(end, _F32), real) for end in (highest, bits))
     step = builder.fdiv(builder.fsub(hi, lo), ir.Constant(real, 255.0))
@@ -764,14 +764,14 @@ def _emit_codes(builder, quotient, codes, place, signed: bool, zero=None):
 _CLOSE = {False: int(np.float32(0.49997).view(np.int32)), True: int(np.float32(0.4999).view(np.int32))}  # of codes up to 127, up to 255
 
 def _complement(builder, value):
-    "Return the complement of `_in_order`, which grows as the values fall."
-    return builder.not_(_in_order(builder, value))
+    "Return the complement of `_ascending`, which grows as the values fall."
+    return builder.not_(_ascending(builder, value))
 
 def _emit_parameters(builder, asymmetric: bool, largest: Callable, scale_place, zero_place):
     "Emit and store scale and zero point of a row; return the integer that shows NaN and infinity, the scale, and the zero point or None."
     start = ir.Constant(_I64, 0)
     if asymmetric:
-        highest, lowest = largest(_in_order), largest(_complement)
+        highest, lowest = largest(_ascending), largest(_complement)
         worst, (scale, zero) = _larger(builder, highest, lowest), _emit_row_range(builder, highest, lowest)
         _store(builder, builder.fptosi(zero, _I32), zero_place, start)
     else:
