@@ -166,8 +166,8 @@ def linear_int8(
     """
     outputs, inputs = as_made_by(packed, PackedWeights, "pack_weights", "packed").shape
     (rows, leading), bias = as_activations(x, inputs), as_bias(bias, outputs)
-    if isinstance(activations, str) and activations == "symmetric" and qparams is None:
-        y = multiply_floats(rows, packed._operand, bias)
+    if (rule := as_rule(activations, qparams, QParams)[0]) != "static":
+        y = multiply_floats(rows, packed._operand, bias, rule)
     else:
         q, p = quantize_activations(rows, activations, qparams)
         y = multiply_and_scale(q, p.zero_point, p.scale, packed._operand, bias)

@@ -470,6 +470,40 @@ def test_codes_next_to_a_tie_are_those_of_the_division(path):
         assert np.array_equal(linear_int8(x, pack_weights(w, 1.0)), plain_linear(x, w, 1.0))
 
 
+def test_asymmetric_codes_next_to_a_tie_are_those_of_the_division(path):
+    rng = np.random.default_rng(13)
+    for size in (1.0, 255.0, *rng.uniform(1e-30, 1e30, 30), *rng.uniform(0.5, 2, 60)):
+        lo, hi = np.float32(-size * rng.uniform(0, 2)), np.float32(size * rng.uniform(0, 2))
+        step = (np.float64(hi) - np.float64(lo)) / 255
+        zero, scale = int(np.rint(-lo / step)), np.float32(step)
+        near = ((np.arange(-zero, 255 - zero) + 0.5) * np.float64(scale)).astype(np.float32)
+        for _ in range(rng.integers(0, 4)):
+            near = np.nextafter(near, np.float32(rng.choice([-1, 1])) * np.float32(np.inf), dtype=np.float32)
+        x = np.concatenate([[lo, hi], near[(near >= lo) & (near <= hi)]])[None].astype(np.float32)
+        q = np.clip(np.rint(x / scale) + zero, 0, 255)
+        w = np.eye(x.size, dtype=np.int8)
+        assert np.array_equal(linear_int8(x, pack_weights(w, 1.0), None, "asymmetric"), (q - zero).astype(np.float32) * scale)
+
+
+@pytest.mark.parametrize("ends", [(0, 0), (-1e-45, 0), (0, 1e-45), (-3e-45, 1e-44), (-3.4e38, 3.4e38), (0, 3.4e38), (-3.4e38, 0), (5, 7), (-7, -5), (-0.0, 0.0), (1e-39, 2e-38)])
+def test_asymmetric_rows_of_any_size(path, ends):
+    x = np.float32([[*ends, *np.linspace(*ends, 20)], np.linspace(-1, 2, 22)])
+    q, p = quantize_activations(x, "asymmetric")
+    with np.errstate(over="ignore", under="ignore"):
+        expected = (q.astype(np.int64) - p.zero_point[:, None]).astype(np.float32) * p.scale[:, None]
+    assert np.array_equal(linear_int8(x, pack_weights(np.eye(22, dtype=np.int8), 1.0), None, "asymmetric"), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf], ids=["nan", "-nan", "inf", "-inf"])
+@pytest.mark.parametrize("place", [0, 15, 16, 20])
+def test_what_is_not_finite_is_found_by_either_rule(path, value, place):
+    x = np.ones((3, 21), np.float32)
+    x[1, place] = np.copysign(np.float32(np.nan), np.float32(-1)) if str(value) == "nan" and np.signbit(value) else value
+    for rule in ("symmetric", "asymmetric"):
+        with pytest.raises(ValueError, match="x must be finite in float32, got"):
+            linear_int8(x, pack_weights(np.ones((4, 21), np.int8), 1.0), None, rule)
+
+
 def test_the_inverse_alone_would_not_do():
     rng = np.random.default_rng(12)
     x = rng.standard_normal((4000, 256)).astype(np.float32)

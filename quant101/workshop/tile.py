@@ -703,6 +703,12 @@ def _without_sign(builder, value):
     vector = ir.VectorType(_I32, value.type.count)
     return builder.and_(builder.bitcast(value, vector), ir.Constant(vector, [0x7FFFFFFF] * vector.count))
 
+def _ascending(builder, value):
+    "Return the bits of float32 values as int32 that grow as the values do."
+    vector = ir.VectorType(_I32, value.type.count)
+    bits, last, rest = builder.bitcast(value, vector), *(ir.Constant(vector, [number] * vector.count) for number in (31, 0x7FFFFFFF))
+    return builder.xor(bits, builder.and_(builder.ashr(bits, last), rest))
+
 def _emit_largest(builder, inputs, lanes: int, value_at: Callable):
     "Emit a loop over a row; return the largest of the integers that `value_at(place, lanes)` gives, at least 0."
     most = cgutils.alloca_once_value(builder, ir.Constant(_I32, 0))
@@ -726,69 +732,110 @@ def _emit_row_scale(builder, most):
     scale = builder.select(short, builder.fadd(scale, ir.Constant(_F32, 2.0**-149)), scale)
     return builder.select(builder.fcmp_ordered(">", absmax, ir.Constant(_F32, 0.0)), scale, one)
 
-def _emit_codes(builder, quotient, codes, place, signed: bool):
-    "Round, store as bytes, and return the rounded values."
+def _emit_row_range(builder, highest, lowest):
+    "Emit scale and zero point of a row, both float32, from its ends as `_ascending` has them, the lower one complemented."
+    real, bits = ir.DoubleType(), builder.xor(builder.not_(lowest), ir.Constant(_I32, 0x7FFFFFFF))
+    hi, lo = (builder.fpext(builder.bitcast(end, _F32), real) for end in (highest, bits))
+    step = builder.fdiv(builder.fsub(hi, lo), ir.Constant(real, 255.0))
+    scale = builder.fptrunc(step, _F32)
+    subnormal = builder.fcmp_ordered("<", scale, ir.Constant(_F32, 2.0**-126))
+    short = builder.and_(subnormal, builder.fcmp_ordered("<", builder.fpext(scale, real), step))
+    scale = builder.select(short, builder.fadd(scale, ir.Constant(_F32, 2.0**-149)), scale)
+    zero = builder.fptrunc(_call(builder, "llvm.rint.f64", builder.fdiv(builder.fneg(lo), step)), _F32)
+    empty = builder.fcmp_ordered("==", hi, lo)
+    return (builder.select(empty, ir.Constant(_F32, number), found) for number, found in ((1.0, scale), (0.0, zero)))
+
+# %% ../../nbs/workshop/tile.ipynb #6412e7e9
+def _emit_codes(builder, quotient, codes, place, signed: bool, zero=None):
+    "Round, add the zero point if there is one and saturate, store as bytes, and return the rounded values."
     lanes, rounded = quotient.type.count, _call(builder, f"llvm.rint.v{quotient.type.count}f32", quotient)
-    whole = builder.fptosi(rounded, ir.VectorType(_I32, lanes))
-    moved = builder.xor(whole, ir.Constant(whole.type, [0 if signed else 128] * lanes))
+    value, moves = rounded, not signed
+    if zero is not None:  # unsigned codes, which signed bytes hold less 128
+        value, moves = builder.fadd(rounded, _broadcast(builder, zero, lanes)), signed
+        for beyond, end in (("<", 0.0), (">", 255.0)):
+            end = ir.Constant(value.type, [end] * lanes)
+            value = builder.select(builder.fcmp_ordered(beyond, value, end), end, value)
+    whole = builder.fptosi(value, ir.VectorType(_I32, lanes))
+    moved = builder.xor(whole, ir.Constant(whole.type, [128 if moves else 0] * lanes))
     _store(builder, builder.trunc(moved, ir.VectorType(_I8, lanes)), codes, place)
     return rounded
 
 # %% ../../nbs/workshop/tile.ipynb #c23d0e04
-_CLOSE = int(np.float32(0.49997).view(np.int32))
+_CLOSE = {False: int(np.float32(0.49997).view(np.int32)), True: int(np.float32(0.4999).view(np.int32))}  # of codes up to 127, up to 255
 
-def _emit_row(builder, instruction, x, inputs, codes, scale_place):
-    "Emit the quantization of a row: its scale, then codes by the scale's inverse, and again by division if a tie is close."
-    x, codes, scale_place = (builder.inttoptr(address, _I8.as_pointer()) for address in (x, codes, scale_place))
-    lanes, four = instruction.lanes, ir.Constant(_I64, 4)
+def _complement(builder, value):
+    "Return the complement of `_ascending`, which grows as the values fall."
+    return builder.not_(_ascending(builder, value))
+
+def _emit_parameters(builder, asymmetric: bool, largest: Callable, scale_place, zero_place):
+    "Emit and store scale and zero point of a row; return the integer that shows NaN and infinity, the scale, and the zero point or None."
+    start = ir.Constant(_I64, 0)
+    if asymmetric:
+        highest, lowest = largest(_ascending), largest(_complement)
+        worst, (scale, zero) = _larger(builder, highest, lowest), _emit_row_range(builder, highest, lowest)
+        _store(builder, builder.fptosi(zero, _I32), zero_place, start)
+    else:
+        worst = largest(_without_sign)
+        scale, zero = _emit_row_scale(builder, worst), None
+    _store(builder, scale, scale_place, start)
+    return worst, scale, zero
+
+# %% ../../nbs/workshop/tile.ipynb #c23d0e05
+def _emit_row(builder, instruction, asymmetric: bool, x, inputs, codes, scale_place, zero_place):
+    "Emit the quantization of a row: its parameters, then codes by the scale's inverse, and again by division if a tie is close."
+    x, codes, scale_place, zero_place = (builder.inttoptr(address, _I8.as_pointer()) for address in (x, codes, scale_place, zero_place))
+    lanes, signed = instruction.lanes, instruction.signed
 
     def value_at(place, width):
-        return _load(builder, x, builder.mul(place, four), ir.VectorType(_F32, width))
+        return _load(builder, x, builder.mul(place, ir.Constant(_I64, 4)), ir.VectorType(_F32, width))
+
+    def largest(bits_of):
+        return _emit_largest(builder, inputs, lanes, lambda place, width: bits_of(builder, value_at(place, width)))
 
     def distance_at(place, width):
         quotient = builder.fmul(value_at(place, width), _broadcast(builder, inverse, width))
-        return _without_sign(builder, builder.fsub(quotient, _emit_codes(builder, quotient, codes, place, instruction.signed)))
+        return _without_sign(builder, builder.fsub(quotient, _emit_codes(builder, quotient, codes, place, signed, zero)))
 
-    most = _emit_largest(builder, inputs, lanes, lambda place, width: _without_sign(builder, value_at(place, width)))
-    scale = _emit_row_scale(builder, most)
-    _store(builder, scale, scale_place, ir.Constant(_I64, 0))
-    inverse = builder.fdiv(ir.Constant(_F32, 1.0), scale)
-    with builder.if_then(builder.icmp_signed(">", _emit_largest(builder, inputs, lanes, distance_at), ir.Constant(_I32, _CLOSE))):
+    worst, scale, zero = _emit_parameters(builder, asymmetric, largest, scale_place, zero_place)
+    inverse, close = builder.fdiv(ir.Constant(_F32, 1.0), scale), ir.Constant(_I32, _CLOSE[asymmetric])
+    with builder.if_then(builder.icmp_signed(">", _emit_largest(builder, inputs, lanes, distance_at), close)):
         for first, last, width in _spans(builder, inputs, lanes):
             with _pieces(builder, first, last, width) as place:
                 quotient = builder.fdiv(value_at(place, width), _broadcast(builder, scale, width))
-                _emit_codes(builder, quotient, codes, place, instruction.signed)
-    return most
+                _emit_codes(builder, quotient, codes, place, signed, zero)
+    return worst
 
 # %% ../../nbs/workshop/tile.ipynb #6db005cf
 @cache
-def _quantize_kernel(instruction: Instruction):
-    "Return the loop over rows that writes codes and scales; it returns the first row with NaN or infinity, or -1."
+def _quantize_kernel(instruction: Instruction, asymmetric: bool):
+    "Return the loop over rows that writes codes, scales and zero points; it returns the first row with NaN or infinity, or -1."
     @intrinsic
-    def _quantize_row(typingctx, x, inputs, codes, scale):
+    def _quantize_row(typingctx, x, inputs, codes, scale, zero):
         def generate(context, builder, signature, args):
-            return _emit_row(builder, instruction, *args)
-        return types.int32(*[types.int64] * 4), generate
+            return _emit_row(builder, instruction, asymmetric, *args)
+        return types.int32(*[types.int64] * 5), generate
 
     @njit(nogil=True)
-    def _quantize_rows(x, rows, inputs, codes, stride, scales):
+    def _quantize_rows(x, rows, inputs, codes, stride, scales, zeros):
         for i in range(rows):
-            if _quantize_row(x + 4 * inputs * i, inputs, codes + stride * i, scales + 4 * i) >= 0x7F800000:
+            if _quantize_row(x + 4 * inputs * i, inputs, codes + stride * i, scales + 4 * i, zeros + 4 * i) >= 0x7F800000:
                 return i
         return -1
 
     return _quantize_rows
 
 # %% ../../nbs/workshop/tile.ipynb #3e64e35b
-def _as_bytes_and_scales(x: np.ndarray, instruction: Instruction) -> tuple[np.ndarray, np.ndarray]:
-    "Quantize every row of `x` with its own scale; return bytes, filled up to whole groups of four, and scales."
+def _as_bytes_and_scales(x: np.ndarray, instruction: Instruction, asymmetric: bool = False) -> tuple:
+    "Quantize every row of `x` with its own scale; return bytes, filled up to whole groups of four, scales, and zero points if wanted."
     rows, inputs = x.shape
     stride = -(-inputs // 4) * 4
     codes, scales = (np.empty if stride == inputs else np.zeros)((rows, stride), np.uint8), np.empty(rows, np.float32)
-    bad = _quantize_kernel(instruction)(address_of(x), rows, inputs, address_of(codes), stride, address_of(scales))
+    zeros = np.empty(rows, np.int32) if asymmetric else scales
+    kernel = _quantize_kernel(instruction, asymmetric)
+    bad = kernel(address_of(x), rows, inputs, address_of(codes), stride, address_of(scales), address_of(zeros))
     if bad >= 0:
         check_finite(x[bad], "x", "finite in float32")
-    return codes, scales
+    return (codes, scales, zeros) if asymmetric else (codes, scales)
 
 # %% ../../nbs/workshop/tile.ipynb #3e64e35c
 def _scale_run(codes, zero_point, largest: int, x_scale, weights: Operand, run: Run, bias, instruction: Instruction) -> np.ndarray:
@@ -817,26 +864,34 @@ def multiply_floats(
     x: np.ndarray,  # float32, contiguous, shape (rows, inputs)
     weights: Operand,  # the packed weights, with as many inputs
     bias: np.ndarray,  # float32, shape (outputs,)
+    rule: str = "symmetric",  # or "asymmetric"
 ) -> np.ndarray:  # float32, shape (rows, outputs)
     "Quantize the rows of `x`, multiply, scale and add the bias. Raises ValueError if `x` is not finite."
     instruction = current_instruction()
-    codes, x_scale = _as_bytes_and_scales(x, instruction)
+    if rule == "symmetric":
+        codes, x_scale = _as_bytes_and_scales(x, instruction)
+        zero_point, largest = _flip(True, instruction), 127
+    else:
+        codes, x_scale, zero_point = _as_bytes_and_scales(x, instruction, True)
+        zero_point = int(zero_point[0]) if len(x) == 1 else zero_point.astype(np.int64)
+        zero_point, largest = zero_point - _flip(False, instruction), 255
     if codes.shape[1] != weights.width:
         codes = _as_bytes(codes[:, :x.shape[1]], 0, weights.width, weights.places)
-    return _scale_sums(codes, _flip(True, instruction), 127, x_scale, weights, bias, instruction)
+    return _scale_sums(codes, zero_point, largest, x_scale, weights, bias, instruction)
 
+# %% ../../nbs/workshop/tile.ipynb #3e64e35e
 def multiply_and_scale(
     a: np.ndarray,  # codes of activations, int8 or uint8, shape (rows, inputs)
-    zero_point,  # theirs: an int, or int64 of shape (rows,)
-    x_scale,  # one scale, or one per row
+    zero_point,  # theirs: one
+    x_scale,  # theirs: one
     weights: Operand,  # the packed weights, with as many inputs
     bias: np.ndarray,  # float32, shape (outputs,)
 ) -> np.ndarray:  # float32, shape (rows, outputs)
-    "Multiply codes less their zero points, scale and add the bias."
-    instruction, flip = current_instruction(), _flip(a.dtype == np.int8, current_instruction())
-    zero_point = int(np.reshape(zero_point, ())) if np.size(zero_point) == 1 else zero_point
-    codes, moved = _as_bytes(a, flip, weights.width, weights.places), zero_point + (flip if a.dtype == np.int8 else -flip)
-    return _scale_sums(codes, moved, _largest(*ENDS[a.dtype], zero_point), np.full(len(a), x_scale, np.float32), weights, bias, instruction)
+    "Multiply codes less their zero point, scale and add the bias."
+    instruction, signed, zero_point = current_instruction(), a.dtype == np.int8, int(np.reshape(zero_point, ()))
+    flip, scales = _flip(signed, instruction), np.full(len(a), x_scale, np.float32)
+    codes = _as_bytes(a, flip, weights.width, weights.places)
+    return _scale_sums(codes, zero_point + (flip if signed else -flip), _largest(*ENDS[a.dtype], zero_point), scales, weights, bias, instruction)
 
 # %% ../../nbs/workshop/tile.ipynb #a45631e6
 def as_code_matrix(
