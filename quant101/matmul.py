@@ -199,7 +199,7 @@ def quantize_activations(
 def llm_int8_linear(
     x,  # activations, real, finite, shape (..., inputs); taken as float32
     packed: PackedWeights,  # weights from `pack_weights`
-    threshold: float = 6.0,  # a column with any |x| >= threshold is kept in full precision; > 0, inf for none; as float32
+    threshold: float = 6.0,  # a column with any |x| >= threshold is kept as floats; > 0, inf for none; as float32
     bias=None,  # added to every row, real, finite, shape (outputs,); None for none
     activations="symmetric",  # how the other columns are quantized, as for `linear_int8`
     qparams: QParams | None = None,  # as for `linear_int8`
