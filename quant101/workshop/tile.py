@@ -304,7 +304,9 @@ def _freeze(array: np.ndarray, name: str, shape: tuple, dtype: np.dtype) -> None
     array.setflags(write=False)
 
 def _fill_up(vector: np.ndarray, panels: int) -> np.ndarray:
-    "Return float32 values, one per output, filled up with zeros to whole panels."
+    "Return float32 values, one per output, filled up with zeros to whole panels; themselves where nothing is missing."
+    if len(vector) == panels * PANEL:
+        return np.ascontiguousarray(vector, np.float32)
     filled = np.zeros(panels * PANEL, np.float32)
     filled[:len(vector)] = vector
     return filled
@@ -830,9 +832,9 @@ def _as_bytes_and_scales(x: np.ndarray, instruction: Instruction, asymmetric: bo
     rows, inputs = x.shape
     stride = -(-inputs // 4) * 4
     codes, scales = (np.empty if stride == inputs else np.zeros)((rows, stride), np.uint8), np.empty(rows, np.float32)
-    zeros = np.empty(rows, np.int32) if asymmetric else scales
-    kernel = _quantize_kernel(instruction, asymmetric)
-    bad = kernel(address_of(x), rows, inputs, address_of(codes), stride, address_of(scales), address_of(zeros))
+    zeros = np.empty(rows, np.int32) if asymmetric else None
+    places = address_of(x), rows, inputs, address_of(codes), stride, address_of(scales), address_of(zeros) if asymmetric else 0
+    bad = _quantize_kernel(instruction, asymmetric)(*places)
     if bad >= 0:
         check_finite(x[bad], "x", "finite in float32")
     return (codes, scales, zeros) if asymmetric else (codes, scales)
@@ -1054,12 +1056,12 @@ def as_rule(
     kind: type,  # the class of parameters
 ) -> tuple:  # the word; the parameters, or None
     "Say how activations are quantized. Raises ValueError or TypeError for what does not go together or into a product of bytes."
+    if qparams is None and isinstance(activations, str) and activations in ("symmetric", "asymmetric"):
+        return activations, None
     if isinstance(activations, kind) and qparams is None:
         activations, qparams = "static", activations
     if one_of(activations, ("symmetric", "asymmetric", "static"), "activations") != "static":
-        if qparams is not None:
-            raise ValueError(f"qparams must be None unless activations are static, got activations {activations!r}")
-        return activations, None
+        raise ValueError(f"qparams must be None unless activations are static, got activations {activations!r}")
     if qparams is None:
         raise TypeError(f"qparams must be a {kind.__name__} where activations are static, and calibration something to make one of, got None")
     p = as_kind(qparams, kind, "qparams")
