@@ -331,7 +331,7 @@ def counts_and_edges(scene):
 RESULTS = {"QuantizedLinear": Scene.layer, "OutlierSplit": Scene.split, "Explanation": explanation, "Identification": identification,
            "Verdict": lambda s: quant101.Verdict(1, 2, 3, (1.0, 2.0), (0.5, 3.0), "portable"), "PackedWeights": Scene.packed,
            "Instruction": lambda s: importlib.import_module("quant101.workshop.tile").choose("portable")}
-BASES = {"Calibrator", "HistogramCalibrator"}  # not to be used themselves
+BASES = {"Calibrator", "HistogramCalibrator", "CodeConvention"}  # not to be used themselves
 INSTANCES = {"Histogram": histogram, "FloatHistogram": partial(histogram, name="FloatHistogram")} | {name: partial(calibrator, name=name) for name in ("MinMax", "MovingAverage", "Percentile", "Entropy", "MSE")}
 
 MAKE = {
