@@ -108,6 +108,10 @@ def test_the_bound_is_the_largest_that_is_safe():
     for inputs, dtype in ((MAX_K, np.int32), (MAX_K + 1, np.int64)):
         product = matmul_int8(np.full((1, inputs), 255, np.uint8), pack_weights(w[:, :inputs], 1.0))
         assert product.dtype == dtype and int(product[0, 0]) == -255 * 128 * inputs
+    for inputs, dtype in ((2**17 - 1, np.int32), (2**17, np.int64)):  # signed by signed
+        codes = np.full((1, inputs), -128, np.int8)
+        product = matmul_int8(codes, pack_weights(codes, 1.0))
+        assert product.dtype == dtype and int(product[0, 0]) == 2**14 * inputs
 
 
 def test_more_inputs_than_their_sum_could_hold_are_refused(monkeypatch):
@@ -479,10 +483,10 @@ def test_asymmetric_codes_next_to_a_tie_are_those_of_the_division(path):
         near = ((np.arange(-zero, 255 - zero) + 0.5) * np.float64(scale)).astype(np.float32)
         for _ in range(rng.integers(0, 4)):
             near = np.nextafter(near, np.float32(rng.choice([-1, 1])) * np.float32(np.inf), dtype=np.float32)
-        x = np.concatenate([[lo, hi], near[(near >= lo) & (near <= hi)]])[None].astype(np.float32)
+        near = near[(near >= lo) & (near <= hi)]
+        x = np.stack([np.full(near.size, lo), np.full(near.size, hi), near], axis=1)  # one in a row, because a tie has its whole row divided
         q = np.clip(np.rint(x / scale) + zero, 0, 255)
-        w = np.eye(x.size, dtype=np.int8)
-        assert np.array_equal(linear_int8(x, pack_weights(w, 1.0), None, "asymmetric"), (q - zero).astype(np.float32) * scale)
+        assert np.array_equal(linear_int8(x, pack_weights(np.eye(3, dtype=np.int8), 1.0), None, "asymmetric"), (q - zero).astype(np.float32) * scale)
 
 
 @pytest.mark.parametrize("ends", [(0, 0), (-1e-45, 0), (0, 1e-45), (-3e-45, 1e-44), (-3.4e38, 3.4e38), (0, 3.4e38), (-3.4e38, 0), (5, 7), (-7, -5), (-0.0, 0.0), (1e-39, 2e-38)])
