@@ -1118,6 +1118,7 @@ _FIRST_CALLS = {
     "steps.quantize": "q.quantize(x, p)",
     "steps.dequantize": "q.dequantize(codes, p)",
     "steps.fake_quantize": "q.fake_quantize(x, p)",
+    "steps.saturation": "q.saturation(x, p)",
     "steps.mse": "q.mse(x, x + 1)",
     "steps.max_abs_error": "q.max_abs_error(x, x + 1)",
     "steps.sqnr_db": "q.sqnr_db(x, x + 1)",

@@ -52,7 +52,7 @@ def test_cases_give_the_same_as_plain_python_and_with_every_index_checked(cases,
 def test_a_case_repeats_itself():
     def words(case):
         name, _, args, kwargs = fuzz.prepare(case)
-        return re.sub(r"0x[0-9a-f]+", "", repr((name, [fuzz.snapshot(v) for v in args], {k: fuzz.snapshot(v) for k, v in kwargs.items()})))
+        return re.sub(r"0x[0-9a-fA-F]+", "", repr((name, [fuzz.snapshot(v) for v in args], {k: fuzz.snapshot(v) for k, v in kwargs.items()})))
 
     assert [words(case) for case in range(60)] == [words(case) for case in range(60)]
 

@@ -143,7 +143,7 @@ def entropy_collector(batches, bins: int):
     return collector, collector.get_histogram_dict()["x"]
 
 
-@question("calibration/bins by onnxruntime", "onnxruntime", "onnx", hangs="it ended with different numbers of bins")
+@question("calibration/bins by onnxruntime", "onnxruntime", "onnx", hangs="as many bins of that width are appended on both sides as it takes")
 def bins_by_onnxruntime():
     pieces = np.split(load_sample("ffn_weight"), 8)
     return {way: len(entropy_collector(batches, 512)[1][0]) for way, batches in (("forwards", pieces), ("backwards", pieces[::-1]))}
