@@ -15,11 +15,11 @@ import numpy as np
 from numba import njit
 
 from .workshop.arrays import as_int, as_number, one_of
-from .workshop.counts import (GrowingHistogram, Remembering, as_axis, as_batch, as_bins, as_histogram, as_percents, ask_library_bins,
-                                      ask_tables, bins_of_ranks, check_alike, check_seen, code_bins, count_codes, count_values, ends_of,
-                                      fold, join_in, last_least, make_room, modelopt_trace, no_counts, one_or_each,
-                                      onnxruntime_trace, order_statistics, range_errors, take_in, tensorrt_trace, traced,
-                                      upper_difference, widened)
+from .workshop.counts import (GrowingHistogram, Remembering, as_axis, as_batch, as_bins, as_histogram, as_percents, ask_library_bins, ask_tables,
+                                      bins_of_ranks, check_alike, check_seen, code_bins, count_codes, count_values,
+                                      ends_of, fold, join_in, last_least, make_room, modelopt_trace, no_counts,
+                                      one_or_each, onnxruntime_trace, order_statistics, range_errors, smallest, take_in,
+                                      tensorrt_trace, traced, upper_difference, widened)
 
 # %% ../nbs/04_calibration.ipynb #a35926c0
 class Calibrator:
@@ -98,7 +98,8 @@ class FloatHistogram:
     ):
         self.settings, self.counts = {"bins": as_bins(bins)}, np.zeros(1, np.int64)
         self.dropped = 62 - self.settings["bins"].bit_length()  # of the 52 bits of a mantissa
-    def _count(self, values, lo, hi, small):
+    def _count(self, values, lo, hi):
+        small = smallest(values)
         ends = np.float64([small, max(abs(lo), abs(hi))]).view(np.int64).tolist()
         make_room(self, lo, hi, *(_short_float(end, self.dropped) for end in ends))
         count_codes(_short_float, values, self.counts, self.first - 1, self.dropped, small)
@@ -245,7 +246,7 @@ class Histogram:
     def _make_room(self, lo, hi, exponent):
         self.lo, self.hi, grown = min(self.lo, lo), max(self.hi, hi), max(self.exponent, exponent)
         self.counts, self.exponent = fold(self.counts, grown - self.exponent), grown
-    def _count(self, values, lo, hi, small):
+    def _count(self, values, lo, hi):
         self._make_room(lo, hi, math.frexp(max(-lo, hi))[1] if lo or hi else self.exponent)
         count_values(_bin_index, values, self.counts, self.width)
     def add(self, x) -> None:

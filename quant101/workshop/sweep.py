@@ -177,7 +177,7 @@ class Arrangement:
     def __init__(self, scale, zero_point, qmin, qmax, axis, group_size, group_axis=-1):
         self.scale, self.zero_point, self.qmin, self.qmax = scale, zero_point, qmin, qmax
         self.axis, self.group_size, self.group_axis = axis, group_size, group_axis
-        self.adds_before = np.asarray(zero_point).dtype.kind == "f"  # real zero points are added before rounding
+        self.adds_before = type(zero_point) is not int and np.asarray(zero_point).dtype.kind == "f"  # real zero points are added before rounding
         self.plan = _keep_plans(self)
 
 # %% ../../nbs/workshop/sweep.ipynb #fc84df40
