@@ -99,9 +99,8 @@ class FloatHistogram:
         self.settings, self.counts = {"bins": as_bins(bins)}, np.zeros(1, np.int64)
         self.dropped = 62 - self.settings["bins"].bit_length()  # of the 52 bits of a mantissa
     def _count(self, values, lo, hi):
-        small = smallest(values)
-        ends = np.float64([small, max(abs(lo), abs(hi))]).view(np.int64).tolist()
-        make_room(self, lo, hi, *(_short_float(end, self.dropped) for end in ends))
+        small, large = smallest(values), max(abs(lo), abs(hi))
+        make_room(self, lo, hi, *(_short_float(end, self.dropped) for end in np.float64([small, large]).view(np.int64).tolist()))
         count_codes(_short_float, values, self.counts, self.first - 1, self.dropped, small)
     def add(self, x) -> None:
         "Count the values of `x`, at least one. Raises ValueError if one is not finite, TypeError if not real."

@@ -110,7 +110,7 @@ class Batch(NamedTuple):
     hi: list  # the largest; minus infinity
 
 # %% ../../nbs/workshop/counts.ipynb #010313f2
-def _checked(batch: Batch, x: np.ndarray, mask, name: str) -> Batch:
+def _all_finite(batch: Batch, x: np.ndarray, mask, name: str) -> Batch:
     "Return a batch; raise ValueError, with the place of the first, if a value of it is not finite."
     if not all(math.isfinite(a) and math.isfinite(b) for row, a, b in zip(*batch) if row.size):
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(x) & mask)[0])
@@ -129,12 +129,11 @@ def as_batch(
 
     Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, for a channel without a value."""
     x = as_real_array(batch, name)
-    if axis is where is None and x.size:  # the usual case, without lists of channels
-        values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64).reshape(-1)
-        lo, hi = extremes(values)
-        return Batch([values], [lo], [hi]) if hi - lo < math.inf else _checked(Batch([values], [lo], [hi]), x, True, name)
-    mask = None if where is None else as_mask(where, x.shape)
     values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64)
+    if axis is where is None and x.size:  # the usual case, without lists of channels
+        lo, hi = extremes(values.reshape(-1))
+        return _all_finite(Batch([values.reshape(-1)], [lo], [hi]), x, True, name)
+    mask = None if where is None else as_mask(where, x.shape)
     rows = channel_rows(values, axis, mask, name) if values.size else []
     missing = [str(channel) for channel, row in enumerate(rows) if not row.size]
     if not empty and (missing or not rows):
@@ -142,7 +141,7 @@ def as_batch(
     if len(missing) == len(rows):
         return Batch([], [], [])
     lo, hi = map(list, zip(*map(extremes, rows)))
-    return _checked(Batch(rows, lo, hi), x, True if mask is None else mask, name)
+    return _all_finite(Batch(rows, lo, hi), x, True if mask is None else mask, name)
 
 # %% ../../nbs/workshop/counts.ipynb #ad29efc8
 def as_bins(
