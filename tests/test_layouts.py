@@ -170,6 +170,8 @@ def test_zero_points_outside_the_codes():
         assert dequantize([0, 7, 255], p).tolist() == np.float32([-zero_point, 7 - zero_point, 255 - zero_point]).tolist()
         assert quantize(np.float64([3 - zero_point]), QParams(1.0, zero_point, 0, 255)).tolist() == [3]
         assert not p.zero_is_exact
+    odd = QParams(np.float32(1), 2**24 + 1, 0, 255)  # float32 would take it for 2**24
+    assert quantize(np.float32([-(2**24) + 2]), odd) == 3 and fake_quantize(np.float32([-(2**24) + 2]), odd) == -(2**24) + 2
 
 
 def test_zero_is_exact_where_every_zero_point_is_a_code():

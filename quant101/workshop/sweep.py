@@ -447,7 +447,7 @@ def goes_at_once(
     "Return whether `there_and_back` can be used for data of this type."
     weak = isinstance(arrangement.scale, float)
     if x.dtype == np.float32:
-        return code_type(arrangement.qmin, arrangement.qmax).itemsize <= 2 and (weak or arrangement.scale.dtype == np.float32)
+        return (weak or arrangement.scale.dtype == np.float32) and arrangement.plan(x.dtype, x.shape).work is np.float32
     return x.dtype == np.float64 and (weak or arrangement.scale.dtype == np.float64)
 
 # %% ../../nbs/workshop/sweep.ipynb #80cb408d
