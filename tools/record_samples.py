@@ -122,7 +122,7 @@ def write(samples: dict[str, np.ndarray], path: Path) -> None:
     "Write an .npz whose bytes depend on the samples alone: no time of day, no operating system."
     with zipfile.ZipFile(path, "w") as file:
         for name, x in samples.items():
-            array, buffer = x.astype("<i8") if x.dtype.kind == "i" else byte_planes(x), io.BytesIO()
+            array, buffer = x.astype(x.dtype.newbyteorder("<")) if x.dtype.kind == "i" else byte_planes(x), io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
             entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
             entry.create_system, entry.external_attr = 3, 0o644 << 16

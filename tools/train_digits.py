@@ -8,12 +8,11 @@ new training come out otherwise where a matrix library adds up in another order,
 it must know as many of its images as a network should.
 """
 import argparse
-import io
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
+from record_samples import read, write
 
 DATA = Path(__file__).resolve().parent.parent / "quant101" / "data"
 KEPT = 400  # images that are stored and not trained on
@@ -72,23 +71,6 @@ def record() -> dict[str, np.ndarray]:
     pixels, labels = images()
     network = train(pixels[KEPT:] / 16, labels[KEPT:])
     return {"digit_pixels": pixels[:KEPT], "digit_labels": labels[:KEPT]} | dict(zip(SHAPES, network))
-
-
-def write(samples: dict[str, np.ndarray], path: Path) -> None:
-    "Write an .npz whose bytes depend on the samples alone; the four bytes of every float32 stand apart, as in samples.npz."
-    with zipfile.ZipFile(path, "w") as file:
-        for name, x in samples.items():
-            array, buffer = x if x.dtype.kind == "i" else np.moveaxis(x.astype("<f4")[..., None].view(np.uint8), -1, 0), io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            file.writestr(entry, buffer.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
-
-
-def read(path: Path) -> dict[str, np.ndarray]:
-    "The samples of a file that `write` made, without quant101."
-    with np.load(path) as file:
-        return {name: x if x.dtype.kind == "i" else np.moveaxis(x, 0, -1).copy().view("<f4")[..., 0] for name, x in file.items()}
 
 
 def right(samples: dict[str, np.ndarray]) -> int:
