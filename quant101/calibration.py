@@ -128,7 +128,8 @@ class HistogramCalibrator(Calibrator):
         self.table, self.settings = table, {**settings, "axis": as_axis(axis)}
 
     def _add(self, batch):
-        tables = [copy(table) for table in self.tables] or [self.table() for _ in batch.rows]
+        known = self.tables if len(self.tables) == 1 else list(map(copy, self.tables))  # one may refuse, and then none is to have changed
+        tables = known or [self.table() for _ in batch.rows]
         for table, row, *ends in zip(tables, *batch):
             if row.size:
                 table._count(row, *ends)

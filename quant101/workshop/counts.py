@@ -47,7 +47,7 @@ def extremes(
     if not x.size:
         return math.inf, -math.inf
     ends, (whole, all_but_sign) = np.empty((parts_for(x.nbytes), 2), x.dtype), INTEGERS[x.itemsize]
-    ends[:] = x[0]  # a row for each thread
+    ends.fill(x[0])  # a row for each thread
     run_in_parts(_extremes_rows, x.view(whole), ends.view(whole), all_but_sign)
     lo, hi = ends[0].tolist() if len(ends) == 1 else (float(ends[:, 0].min()), float(ends[:, 1].max()))
     return lo + 0.0, hi + 0.0
@@ -59,7 +59,7 @@ def _smallest_rows(first, patterns, out, mask):
     least = out[0]
     for i in range(patterns.size):
         magnitude = whole(patterns[i] & mask)
-        least = min(least, magnitude if magnitude != 0 else mask)
+        least = min(least, magnitude if magnitude != 0 else mask)  # of which no number is larger
     out[0] = least
     return 0
 
@@ -68,10 +68,9 @@ def smallest(
 ) -> float:  # inf if there is none
     "Return the smallest magnitude above 0."
     whole, all_but_sign = INTEGERS[x.itemsize]
-    patterns = np.full(parts_for(x.nbytes), all_but_sign, whole)  # a place for each thread
-    run_in_parts(_smallest_rows, x.view(whole), patterns, all_but_sign)
-    least = patterns.min()
-    return math.inf if least == all_but_sign else float(least.view(x.dtype))
+    found = np.full(parts_for(x.nbytes), np.inf, x.dtype)  # a place for each thread
+    run_in_parts(_smallest_rows, x.view(whole), found.view(whole), all_but_sign)
+    return min(found.tolist())
 
 # %% ../../nbs/workshop/counts.ipynb #010313ef
 def as_mask(
@@ -112,9 +111,9 @@ class Batch(NamedTuple):
 # %% ../../nbs/workshop/counts.ipynb #010313f2
 def _all_finite(batch: Batch, x: np.ndarray, mask, name: str) -> Batch:
     "Return a batch; raise ValueError, with the place of the first, if a value of it is not finite."
-    if not all(math.isfinite(a) and math.isfinite(b) for row, a, b in zip(*batch) if row.size):
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(x) & mask)[0])
-        raise ValueError(f"{name} must be finite, got {x[index]} at index {index}")
+    if not all(map(math.isfinite, batch.lo + batch.hi)):  # or there is a channel without a value
+        for index in map(tuple, np.argwhere(~np.isfinite(x) & mask)[:1].tolist()):
+            raise ValueError(f"{name} must be finite, got {x[index]} at index {index}")
     return batch
 
 # %% ../../nbs/workshop/counts.ipynb #f2ddf5fe
@@ -129,7 +128,7 @@ def as_batch(
 
     Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, for a channel without a value."""
     x = as_real_array(batch, name)
-    values = in_type(x, x.dtype if x.dtype.char in "fd" else np.float64)
+    values = np.ascontiguousarray(x) if x.dtype.char in "fd" else in_type(x, np.float64)
     if axis is where is None and x.size:  # the usual case, without lists of channels
         lo, hi = extremes(values.reshape(-1))
         return _all_finite(Batch([values.reshape(-1)], [lo], [hi]), x, True, name)
@@ -210,13 +209,13 @@ def _counting_codes(code_of):
     "Return the loop that counts values under the codes that `code_of` gives."
     @njit(nogil=True)
     def _code_rows(first, patterns, counts, mask, dropped, before):
-        places, half = np.empty(256, np.int32), np.int32(counts.shape[1] // 2)
+        places, half = np.empty(256, np.uint32), np.int32(counts.shape[1] // 2)
         for start in range(0, patterns.size, 256):
             piece = patterns[start : start + 256]
             for i in range(piece.size):
-                magnitude = piece[i] & mask
+                magnitude, sign = piece[i] & mask, np.int32(-1 if piece[i] < 0 else 0)
                 code = np.int32(code_of(magnitude, dropped) - before if magnitude != 0 else 0)
-                places[i] = half - code if piece[i] < 0 else half + code
+                places[i] = np.uint32(half + ((code ^ sign) - sign))  # half - code if the sign is -1
             for i in range(piece.size):
                 counts[0, places[i]] += 1
         return 0
@@ -315,10 +314,11 @@ def check_channels(
 def _note(mine, seen, lo, hi):
     "Add to what a calibrator knows of the number and the ends of its values."
     if not mine.seen:
-        mine.seen, mine.lo, mine.hi = seen, lo, hi
+        mine.seen, mine.lo, mine.hi = list(seen), list(lo), list(hi)
         return
-    mine.seen = [a + b for a, b in zip(mine.seen, seen)]
-    mine.lo, mine.hi = list(map(min, mine.lo, lo)), list(map(max, mine.hi, hi))
+    for channel, (n, a, b) in enumerate(zip(seen, lo, hi)):
+        mine.seen[channel] += n
+        mine.lo[channel], mine.hi[channel] = min(mine.lo[channel], a), max(mine.hi[channel], b)
 
 def take_in(
     mine,  # a calibrator
