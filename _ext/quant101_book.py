@@ -9,6 +9,7 @@ import ast
 import configparser
 import hashlib
 import json
+import os
 import re
 import shutil
 from importlib.resources import files
@@ -28,6 +29,7 @@ PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solut
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
 TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
+FOLDERS = {"samples": ("data", "records"), "explorers": ("javascript",)}  # what a module reads
 
 
 def apply_directives(cell):
@@ -86,8 +88,8 @@ def package_files(source):
         if path not in found:
             found.add(path)
             todo += imported_modules(path.read_text(encoding="utf8"), ".".join(path.relative_to(ROOT).parent.parts))
-            if path.stem == "samples":
-                found.update(file for folder in ("data", "records") for file in (ROOT / "quant101" / folder).iterdir())
+            for folder in FOLDERS.get(path.stem, ()):
+                found.update((ROOT / "quant101" / folder).iterdir())
     return sorted(found)
 
 
@@ -172,6 +174,7 @@ def copy_assets(app, exception):
 
 
 def setup(app):
+    os.environ["QUANT101_BOOK"] = "1"  # for the kernels that run the notebooks
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
