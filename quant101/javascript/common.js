@@ -66,7 +66,7 @@ export function node(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -83,18 +83,18 @@ export const rule = (x1, y1, x2, y2, color, more = {}) => node("line", { x1, y1,
 export const curve = (points, color, more = {}) =>
   node("polyline", { points: points.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" "), fill: "none", stroke: `var(--${color})`, "stroke-width": 1.8, ...more });
 
-function control(spec, change) {
+function control(spec, change, data) {
   const { name, kind, text } = spec;
   const shown = node("output", {});
   const at = { name, onchange: (e) => change({ [name]: read(e.target) }) };
   const read = (input) => (kind === "check" ? input.checked : kind === "choice" ? input.value : inJson(number(input.value.trim().replace("−", "-") || "nan")));
-  const input = kind === "choice" ? node("select", at, spec.options.map((word) => node("option", { value: word }, word)))
+  const input = kind === "choice" ? node("select", at, (typeof spec.options === "function" ? spec.options(data) : spec.options).map((word) => node("option", { value: word }, word)))
     : node("input", { ...at, type: { check: "checkbox", range: "range", number: "text" }[kind], inputmode: kind === "number" ? "decimal" : null,
       min: spec.min, max: spec.max, step: spec.step, oninput: kind === "range" ? at.onchange : () => {} });
   const show = (state) => {
     if (kind === "check") input.checked = state[name];
     else if (kind !== "number" || inJson(number(input.value)) !== state[name]) input.value = state[name];
-    if (kind === "range") shown.value = (spec.says ?? String)(state[name]);
+    if (kind === "range") shown.value = (spec.says ?? ((v) => digits(v, 6)))(state[name]);
     if (kind === "range") input.setAttribute("aria-valuetext", shown.value);
     input.disabled = spec.off?.(state) ?? false;
   };
@@ -113,10 +113,10 @@ export function explorer({ question, controls, compute, draw, prepare = (data) =
       const stage = node("div", { class: "stage" }), numbers = node("dl", { class: "numbers" });
       const says = node("p", { class: "says", role: "status", "aria-live": "polite" });
       const change = (some) => {
-        model.set("state", check({ ...model.get("state"), ...some }, some));
+        model.set("state", check({ ...model.get("state"), ...some }, some, data));
         model.save_changes();
       };
-      const made = controls.map((spec) => control(spec, change));
+      const made = controls.map((spec) => control(spec, change, data));
       let width = 0, waiting = 0;
       const update = () => {
         const state = model.get("state"), result = compute(data, state);
