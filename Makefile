@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
+.PHONY: pictures lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -36,6 +36,10 @@ oracles:
 # What share of each chapter's page is lesson, public face and machinery, measured in a browser.
 lines: book
 	$(BIN)/python tools/lines.py
+
+# The static picture of every explorer, for readers without scripts, drawn from the built book.
+pictures: book
+	$(BIN)/python tools/draw_explorers.py
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
