@@ -8,6 +8,7 @@ Formulas are written as MathML, which browsers draw by themselves, with a font t
 import ast
 import configparser
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval",
         ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export"}
 PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
+EQUATION = re.compile(r"^(\$\$.*\$\$)\n", re.M)
 TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
 FOLDERS = {"samples": ("data", "records"), "explorers": ("javascript",)}  # what a module reads
@@ -63,6 +65,15 @@ def offer_download(cells, name):
     text = "".join(opening["source"])
     title = TITLE.match(text)[0]
     opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`\n\n{text[len(title):]}"
+
+
+def number_equations(cells, name):
+    "Give every equation that has a line of its own a label, and so a number."
+    count = itertools.count(1)
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            text = EQUATION.sub(lambda m: f"{m[1]} (eq-{name}-{next(count)})\n", "".join(cell["source"]) + "\n")
+            cell["source"] = text[:-1]
 
 
 def imported_modules(source, package="quant101"):
@@ -110,6 +121,7 @@ def read_notebook(app, docname, source):
     if "nbs/api" in app.env.found_docs and (module := re.search(r"^#\| default_exp ([\w.]+)", python, re.M)):
         cells = with_links(cells, module[1])
     notebook["cells"] = [c for c in cells if c["cell_type"] != "code" or apply_directives(c)]
+    number_equations(notebook["cells"], path.stem)
     offer_download(notebook["cells"], path.name)
     source[0] = json.dumps(notebook)
 
@@ -132,7 +144,18 @@ def name_repository(app, config):
         "repository_url": f"https://github.com/{own['user']}/{own['repo']}",
         "repository_branch": own["branch"],
         "use_repository_button": True,
+        "path_to_docs": "",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
     }
+    config.html_baseurl = config.ogp_site_url = f"https://{own['user']}.github.io/{own['repo']}/"
+    config.notfound_urls_prefix = f"/{own['repo']}/"
+
+
+def picture_for_links(app, pagename, templatename, context, doctree):
+    "A link to a chapter shows its explorer, elsewhere too."
+    if doctree is not None and (image := next((i for i in doctree.findall(nodes.image) if "explorer-" in i["uri"]), None)):
+        address = f"{app.config.html_baseurl}_images/{app.builder.images[image['uri']]}"
+        context["meta"] = {**(context.get("meta") or {}), "og:image": address, "og:image:alt": image.get("alt", "")}
 
 
 SPACING = (  # what a browser sets too wide or too tight: bars are brackets here, and a function stands close to its argument
@@ -163,6 +186,13 @@ def write_formula(translator, node):
     raise nodes.SkipNode
 
 
+def leave_explorers_out(app, doctree, docname):
+    "In a book that is printed or read on paper's terms, the picture of an explorer stands for it."
+    if app.builder.name in ("singlehtml", "epub"):
+        for raw in [one for one in doctree.findall(nodes.raw) if 'class="explorer"' in one.astext()]:
+            raw.parent.remove(raw)
+
+
 def copy_assets(app, exception):
     if exception is None and app.builder.format == "html":
         static = Path(app.outdir, "_static")
@@ -178,6 +208,8 @@ def setup(app):
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
+    app.connect("doctree-resolved", leave_explorers_out)
+    app.connect("html-page-context", picture_for_links, priority=400)  # before sphinxext.opengraph
     app.connect("build-finished", copy_assets)
     app.add_directive("api-entry", Entry)
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
