@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: pictures release pdf epub offline lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
+.PHONY: pictures screenshots release pdf epub offline lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -40,6 +40,10 @@ lines: book
 # The static picture of every explorer, for readers without scripts, drawn from the built book.
 pictures: book
 	$(BIN)/python tools/draw_explorers.py
+
+# Every page at three widths, light and dark.
+screenshots: book
+	$(BIN)/python tools/screenshots.py
 
 # The book as one PDF, as an ePub and as an archive that works offline, search included, each with its checksum.
 RELEASE := _build/release
