@@ -1,8 +1,9 @@
 """Links the first use of each term of the glossary in each chapter.
 
-`nbs/98_glossary.md` is a Sphinx glossary. A comment before an entry, `.. forms: scales, scaled`, names other forms of its term;
+`nbs/98_glossary.md` is a Sphinx glossary. A comment before an entry, `.. forms: clipped, clips`, names other forms of its term;
 a plural in s needs none. On the way into the book the first of these forms in a chapter's text becomes what the role `{term}` would
-have made of it, so that notebooks stay free of markup and "first" stays true when a chapter changes. Titles, captions, code, formulas,
+have made of it, so that notebooks stay free of markup and "first" stays true when a chapter changes. `bias@5+7` is a form in chapters 5 and 7
+alone, where the word means that, and `!machine code` is none, although the term occurs in it. Titles, captions, code, formulas,
 links and questions are left alone. A role `{term}` in a chapter comes before: its term gets no other link there.
 """
 
@@ -17,17 +18,20 @@ from sphinx import addnodes
 PAGE = "nbs/98_glossary"
 ENTRY = re.compile(r"^(?:\.\. forms: (.+)\n)?(?!\.\. )(\S.*)\n  (?=\S)", re.M)
 APART = (nodes.title, nodes.caption, nodes.legend, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.reference,
-         nodes.block_quote, nodes.raw, addnodes.pending_xref, addnodes.download_reference, Tag)
+         nodes.block_quote, nodes.rubric, nodes.comment, nodes.raw, addnodes.pending_xref, addnodes.download_reference, Tag)
 
 
-def forms_of_terms():
-    "Every form of every term, and the term that it is a form of."
+def forms_of_terms(chapter):
+    "Every form of every term that counts in this chapter, a number from 1 on, and the term that it is a form of."
     page = ROOT / f"{PAGE}.md"
     text = page.read_text(encoding="utf8").partition("{glossary}")[2] if page.exists() else ""
     found = {}
     for forms, term in ENTRY.findall(text):
-        for form in [term, *re.split(r",\s*", forms)]:
-            found |= {one: term for one in (form, form + "s") if form}
+        named = [form.partition("@") for form in re.split(r",\s*", forms) if form]
+        for form, _, where in [*([(term, "", "")] if term not in [form for form, *_ in named] else []), *named]:
+            if not where or str(chapter) in where.split("+"):
+                word = form.removeprefix("!")
+                found |= dict.fromkeys((word, word + "s"), term if word == form else None)
     return found
 
 
@@ -46,8 +50,8 @@ def first_uses(doctree, forms):
         while above is not None and not isinstance(above, APART):
             above = above.parent
         for match in pattern.finditer(str(text)) if above is None else ():
-            term = forms.get(match[0]) or lower[match[0].lower()]
-            if term not in linked:
+            term = forms[match[0]] if match[0] in forms else lower[match[0].lower()]
+            if term and term not in linked:
                 linked.add(term)
                 places.append((*match.span(), term))
         if places:
@@ -55,7 +59,8 @@ def first_uses(doctree, forms):
 
 
 def link_terms(app, doctree):
-    forms = forms_of_terms() if app.env.docname in chapters() else {}
+    course = chapters()
+    forms = forms_of_terms(course.index(app.env.docname) + 1) if app.env.docname in course else {}
     for text, places in list(first_uses(doctree, forms)) if forms else ():
         pieces, at, words = [], 0, str(text)
         for start, end, term in places:

@@ -19,8 +19,8 @@ A question is a fence in a Markdown cell, and reads as text where there is no bo
 Above the rule stands what is asked and, for a choice, a numbered list; below it, in the same order, what is said to each choice.
 Where there is no such list a number is asked for, and below the rule stand the numbers that are expected, `- 42: Right. Why.`,
 and at last what is said to any other, `- Otherwise: why.`. `:unit:` is what the number is counted in, and `:tolerance:` how far off
-it may be; without one a whole number has to be hit, and another to half of its last digit. `:check:` is evaluated by
-tests/test_questions.py in the names of the package: for a choice it has to be true, for numbers it is the list of them all.
+the right one may be; without it a whole number has to be hit, and another to half of its last digit. `:check:` is evaluated by
+tests/test_questions.py in the names of the package and of four samples: for a choice it has to be true, for numbers it is their list.
 
 Three extensions were looked at first. jupyterquiz 2.9.6 makes its questions by a kernel, from nothing that stands in the page, and
 asks another host for MathJax where a formula occurs. teachbooks-questions 0.4.0 loads a script from another host on every page and a
@@ -111,8 +111,8 @@ def numbers_of(name, text, choices, options):
     if before.strip() or len(written) < 3 or written[-1] != "Otherwise" or "check" not in options:
         raise ValueError(f"question {name}: numbers, at least two, then `- Otherwise: `, and a check that computes them")
     for text, one in zip(written[:-1], said):
-        value, half_digit = number(text)
-        yield Answer(text, *said_to(one), value, float(options.get("tolerance", half_digit)))
+        (value, half_digit), (one, right) = number(text), said_to(one)
+        yield Answer(text, one, right, value, float(options["tolerance"]) if right and "tolerance" in options else half_digit)
     yield Answer("", *said_to(said[-1]))
 
 

@@ -17,7 +17,8 @@ import quant101_book  # noqa: E402
 from quant101_questions import FENCE, number, questions_of, read_question  # noqa: E402
 
 CHAPTERS = [ROOT / f"{name}.ipynb" for name in quant101_book.chapters()]
-NAMES = {**vars(quant101), "np": np, "math": math, "load_sample": load_sample, "load_record": load_record}
+SAMPLES = ("ffn_input", "ffn_weight", "attention_weight", "attention_probs")
+NAMES = {**vars(quant101), "np": np, "math": math, "load_record": load_record, **{name: load_sample(name) for name in SAMPLES}}
 
 
 def cells_of(chapter):
