@@ -190,7 +190,7 @@ class QuestionDirective(SphinxDirective):
             written = f"{answer.text} {question.unit}".strip() if answer.text else "Any other number"
             before = [] if question.is_choice else [tag("b", nodes.Text(f"{written}: "))]
             rows.append(tag("li", *before, tag("span", *said), **expected, **({"data_right": "1"} if answer.right else {})))
-        summary = tag("summary", nodes.Text("What is said to each answer"))
+        summary = tag("summary", nodes.Text("Each answer explained"))
         return tag("details", summary, tag("ol" if question.is_choice else "ul", *rows))
 
 
@@ -204,7 +204,7 @@ def number_questions(app, doctree):
     if found:
         last = found[-1]
         buttons = '<button type="button" class="erase">Erase progress</button> <button type="button" class="erase-all">Erase it in all chapters</button>'
-        progress = tag("div", html(f'<p role="status"></p><p class="hint">Kept in this browser alone.</p>{buttons}'), class_="q101 progress")
+        progress = tag("div", html(f'<p role="status"></p><p class="hint">Kept in this browser alone.</p>{buttons}'), class_="q101 tally")
         last.parent.insert(last.parent.index(last) + 1, progress)
 
 

@@ -66,7 +66,7 @@
   }
 
   function start() {
-    const questions = [...document.querySelectorAll(".q101.ask")], progress = document.querySelector(".q101.progress");
+    const questions = [...document.querySelectorAll(".q101.ask")], progress = document.querySelector(".q101.tally");
     const keyOf = (question) => question.dataset.key;
 
     function show() {

@@ -129,7 +129,7 @@ def said(tab, name):
 
 
 def progress(tab):
-    return tab.locator(".q101.progress [role=status]").inner_text()
+    return tab.locator(".q101.tally [role=status]").inner_text()
 
 
 def kept(tab):
@@ -234,7 +234,7 @@ def test_without_a_hand_everything_can_be_read(browser, script):
     question = page.locator("#question-two-ties")
     assert question.locator(".asked").is_visible() and question.locator(".choices li").nth(3).is_visible()
     assert not question.locator("button").is_visible() and not question.locator("input").first.is_visible()
-    assert question.locator("summary").is_visible() and not page.locator(".q101.progress").is_visible()
+    assert question.locator("summary").is_visible() and not page.locator(".q101.tally").is_visible()
     if script:
         assert question.locator("details li").nth(1).bounding_box()["height"] > 10
     else:
