@@ -22,10 +22,11 @@ and at last what is said to any other, `- Otherwise: why.`. `:unit:` is what the
 the right one may be; without it a whole number has to be hit, and another to half of its last digit. `:check:` is evaluated by
 tests/test_questions.py in the names of the package and of four samples: for a choice it has to be true, for numbers it is their list.
 
-Three extensions were looked at first. jupyterquiz 2.9.6 makes its questions by a kernel, from nothing that stands in the page, and
-asks another host for MathJax where a formula occurs. teachbooks-questions 0.4.0 loads a script from another host on every page and a
-second one for numbers, which as an ES module no browser runs from `file://`; its choices cannot be reached by keyboard, and all
-wrong numbers share one explanation. sphinx-exercise 1.2.1 checks nothing. None of them remembers what was answered.
+Three extensions were looked at first. jupyterquiz 2.9.6 draws its questions by a script alone, so that without one and on paper there
+is nothing; it names no groups and no states for screen readers, and its formulas wait for MathJax, which comes from another host.
+teachbooks-questions 0.4.0 loads a script from another host on every page and one more for numbers, which as an ES module does not run
+from `file://`; its choices cannot be reached by keyboard, and all wrong numbers share one explanation. sphinx-exercise 1.2.1 checks
+nothing. None of them remembers what was answered.
 """
 
 import re
