@@ -206,3 +206,10 @@ def test_a_fraction_without_braces_fails_the_build(tmp_path):
     page.write_text(page.read_text().replace("# A page", r"# A page\n\n$\\tfrac12$"))
     with pytest.raises(AssertionError, match="braces"):
         run(*BUILD, cwd=tmp_path)
+
+
+def test_a_question_without_an_answer_fails_the_build(tmp_path):
+    page = small_book(tmp_path) / "page.ipynb"
+    page.write_text(page.read_text().replace("# A page", r"# A page\n\n:::{question} one\nWhich?\n:::"))
+    with pytest.raises(AssertionError, match="question one: one rule"):
+        run(*BUILD, cwd=tmp_path)

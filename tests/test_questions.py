@@ -104,7 +104,7 @@ def test_a_question_is_read():
     (CHOICE.replace("Not this one", "Right. It is"), "one answer is right"), (CHOICE.replace("Which?", ""), "something is asked"),
     (":check: [4, 5]\n" + GOOD.replace("- 4:", "- four:"), "is no number"), (":unit: dB\n" + CHOICE, "without unit"),
 ], ids=range(11))
-def test_a_question_that_lacks_something_stops_the_build(text, why):
+def test_a_question_that_lacks_something_is_refused(text, why):
     with pytest.raises(ValueError, match=why):
         read_question("name", text)
 
