@@ -16,6 +16,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -31,6 +32,7 @@ DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
 EQUATION = re.compile(r"^(\$\$.*\$\$)\n", re.M)
 TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
+WORDS, LINES = 180, 15  # that are read in a minute: of prose that argues, and of code
 FOLDERS = {"samples": ("data", "records"), "explorers": ("javascript",)}  # what a module reads
 
 
@@ -59,12 +61,33 @@ def apply_directives(cell):
     return bool(cell["source"].strip())
 
 
-def offer_download(cells, name):
+def offer_download(cells, name, beside=""):
     "Put a link to the notebook as it stands in nbs/ below the title of its page; Sphinx copies the file."
     opening = next(c for c in cells if c["cell_type"] == "markdown")
     text = "".join(opening["source"])
     title = TITLE.match(text)[0]
-    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`\n\n{text[len(title):]}"
+    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`{beside}\n\n{text[len(title):]}"
+
+
+def chapters():
+    "The notebooks of the course, in order, as the table of contents names them."
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8")).get("parts", [])
+    return [page["file"] for part in parts if part["caption"] == "The course" for page in part["chapters"]]
+
+
+def reading_minutes(cells):
+    "How long the text and the code that is shown take to read, up to the exercises, in steps of five minutes."
+    words = lines = 0
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text, *exercises = re.split(r"^## Exercises$", source.split("\n***\n")[0], maxsplit=1, flags=re.M)
+            words += len(text.split())
+            if exercises:
+                break
+        elif not re.search(r"^#\| (hide|fold: true|solution: true)$", source, re.M):
+            lines += sum(bool(line.strip()) for line in source.splitlines())
+    return max(5, 5 * round((words / WORDS + lines / LINES) / 5))
 
 
 def number_equations(cells, name):
@@ -117,12 +140,13 @@ def read_notebook(app, docname, source):
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
+    minutes = f' <span class="reading-time">About {reading_minutes(notebook["cells"])} minutes to read, exercises apart</span>'
     cells = with_entries(notebook["cells"])
     if "nbs/api" in app.env.found_docs and (module := re.search(r"^#\| default_exp ([\w.]+)", python, re.M)):
         cells = with_links(cells, module[1])
     notebook["cells"] = [c for c in cells if c["cell_type"] != "code" or apply_directives(c)]
     number_equations(notebook["cells"], path.stem)
-    offer_download(notebook["cells"], path.name)
+    offer_download(notebook["cells"], path.name, minutes if docname in chapters() else "")
     source[0] = json.dumps(notebook)
 
 
@@ -154,7 +178,7 @@ def name_repository(app, config):
 def picture_for_links(app, pagename, templatename, context, doctree):
     "A link to a chapter shows its explorer, elsewhere too."
     if doctree is not None and (image := next((i for i in doctree.findall(nodes.image) if "explorer-" in i["uri"]), None)):
-        address = f"{app.config.html_baseurl}_images/{app.builder.images[image['uri']]}"
+        address = f"{app.config.html_baseurl}_images/{Path(image['uri']).name}"
         context["meta"] = {**(context.get("meta") or {}), "og:image": address, "og:image:alt": image.get("alt", "")}
 
 
