@@ -186,6 +186,8 @@ SPACING = (  # what a browser sets too wide or too tight: bars are brackets here
     (re.compile(r"<mo>‖<"), '<mo stretchy="false" lspace="0" rspace="0">‖<'),
     (re.compile(r'<mo stretchy="false">\|<'), '<mo stretchy="false" lspace="0" rspace="0">|<'),
     (re.compile(r"(<mo[^>]*)>(max|min)<"), r'\1 lspace="0" rspace="0.1667em">\2<'),
+    (re.compile(r'<mfrac displaystyle="false" scriptlevel="0">'), '<mfrac class="text-style">'),
+    (re.compile(r'<mfrac displaystyle="true" scriptlevel="0">'), '<mfrac class="display-style">'),
     (re.compile(r"<mi>(log|ln)</mi>"), r'<mo lspace="0.1667em" rspace="0.1667em">\1</mo>'),
 )
 BARE = re.compile(r"frac\s*(?:\{[^}]*\})?\s*\d")
@@ -217,6 +219,26 @@ def leave_explorers_out(app, doctree, docname):
             raw.parent.remove(raw)
 
 
+MENDED = (  # what the theme and its parts write that HTML does not allow, or that a screen reader stumbles over
+    (re.compile(r'(<summary) aria-label="Toggle hidden content"(>\s*)<p (.*?)</p>(\s*)<p (.*?)</p>'), r"\1\2<span \3</span>\4<span \5</span>"),
+    (re.compile(r'\s+autocorrect="off"'), ""),
+    (re.compile(r'(<button class="btn search-button-field[^"]*") title="Search" aria-label="Search"'), r"\1"),
+    (re.compile(r'<div class="sidebar-primary-items__start sidebar-primary__section">'), '<div class="sidebar-primary-items__start sidebar-primary__section" role="navigation" aria-label="The book">'),
+    (re.compile(r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"'), r"\1"),
+    (re.compile(r'<th class="head"><p></p></th>'), "<td></td>"),
+)
+
+
+def mend_pages(app, exception):
+    if exception is None and app.builder.name == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = mended = page.read_text(encoding="utf8")
+            for pattern, better in MENDED:
+                mended = pattern.sub(better, mended)
+            if mended != text:
+                page.write_text(mended, encoding="utf8")
+
+
 def copy_assets(app, exception):
     if exception is None and app.builder.format == "html":
         static = Path(app.outdir, "_static")
@@ -235,6 +257,7 @@ def setup(app):
     app.connect("doctree-resolved", leave_explorers_out)
     app.connect("html-page-context", picture_for_links, priority=400)  # before sphinxext.opengraph
     app.connect("build-finished", copy_assets)
+    app.connect("build-finished", mend_pages)
     app.add_directive("api-entry", Entry)
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.add_css_file("book.css")
