@@ -130,6 +130,7 @@ function compute(data, state) {
   return { ...found, numbers, says };
 }
 
+const OVER = "paint-order:stroke;stroke:var(--paper);stroke-width:4px";  // of a text that stands over a line
 const COLORS = { mse: "error", kl: "quantized", percentile: "guide", first: "original", others: "good" };
 const nearest = (t, { largest, width }) => (t >= largest ? BINS : clamp(Math.round(t / width - 0.5), LEVELS, BINS - 1));
 
@@ -168,7 +169,7 @@ function lane(name, { best, lost, largest }, x, y) {
   const place = best[name], height = (dB) => y + 32 - 20 * clamp(1 - dB / 10, 0, 1), points = (lost[name] ?? []).map(([share, dB]) => `L${x(share * largest).toFixed(1)} ${height(dB).toFixed(1)}`);
   return [points.length ? node("path", { d: `M${x(0)} ${y + 32}${points[0].replace(/ .*/, ` ${y + 32}`)}${points.join("")}V${y + 32}Z`, fill: `var(--${COLORS[name]})`, stroke: `var(--${COLORS[name]})`, "stroke-width": 0.7, "fill-opacity": 0.3 }) : null,
     rule(x(0), y + 32, x(largest), y + 32, "faint"), place === undefined ? null : node("circle", { cx: x(place), cy: points.length ? y + 12 : y + 32, r: 5, fill: `var(--${COLORS[name]})` }),
-    label(8, y + 6, `${RULES[name]}: ${place === undefined ? "no layer for this tensor" : digits(place, 4)}`, { "data-best": name, style: "paint-order:stroke;stroke:var(--paper);stroke-width:4px" })];
+    label(8, y + 6, `${RULES[name]}: ${place === undefined ? "no layer for this tensor" : digits(place, 4)}`, { "data-best": name, style: OVER })];
 }
 
 function draw(found, { kept }, width, change) {
@@ -179,9 +180,9 @@ function draw(found, { kept }, width, change) {
   const picture = drawing(width, low + 150, `Above, counts of magnitudes with the threshold at ${digits(threshold, 4)}. Below it, where each measure is best: ${own.map((name) => `${RULES[name]} ${digits(best[name], 4)}`).join(", ")}. At the bottom, P and Q in the bins next to the threshold.`,
     bar(0, 0, width, low, "paper", { style: "touch-action:pan-y" }), whole(found, kept, pile, x, over(138, 22), 138),
     label(8, 12, "values in each bin of |x|, logarithmic"), label(8, 153, "0"), t < width - 130 ? label(width - 8, 153, digits(largest, 4), { "text-anchor": "end" }) : null,
-    label(8, 175, "where each measure is best, down to −10 dB", { "font-weight": 700 }),
-    names.map((name, i) => lane(name, found, x, 190 + 46 * i)), rule(t, 18, t, low - 4, "ink", { "stroke-width": 1.5 }),
-    label(clamp(t, 44, width - 44), 153, `t = ${digits(threshold, 4)}`, { "text-anchor": "middle", "font-weight": 700, style: "paint-order:stroke;stroke:var(--paper);stroke-width:4px" }),
+    rule(t, 18, t, low - 4, "ink", { "stroke-width": 1.5 }), label(8, 175, "best on top of each hill, 10 dB worse at its foot", { "font-weight": 700, style: OVER }),
+    names.map((name, i) => lane(name, found, x, 190 + 46 * i)),
+    label(clamp(t, 44, width - 44), 153, `t = ${digits(threshold, 4)}`, { "text-anchor": "middle", "font-weight": 700, style: OVER }),
     label(8, low + 20, `next to t: ${pileSays}`, { "font-weight": 700 }), closeUp(found, kept, pile, width, over(low + 128, low + 34), low + 128));
   const move = (event) => {
     const box = picture.getBoundingClientRect(), place = between(8, width - 8, 0, largest)(((event.clientX - box.left) / box.width) * width);
