@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
+.PHONY: pictures screenshots release pdf epub offline lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -36,6 +36,30 @@ oracles:
 # What share of each chapter's page is lesson, public face and machinery, measured in a browser.
 lines: book
 	$(BIN)/python tools/lines.py
+
+# The static picture of every explorer, for readers without scripts, drawn from the built book.
+pictures: book
+	$(BIN)/python tools/draw_explorers.py
+
+# Every page at three widths, light and dark.
+screenshots: book
+	$(BIN)/python tools/screenshots.py
+
+# The book as one PDF, as an ePub and as an archive that works offline, search included, each with its checksum.
+RELEASE := _build/release
+release: pdf epub offline
+	cd $(RELEASE) && sha256sum quant101.pdf quant101.epub quant101-html.zip > SHA256SUMS
+
+pdf: book
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet --builder custom --custom-builder singlehtml --path-output _build/print
+	$(BIN)/python tools/print_book.py _build/print/_build/singlehtml/nbs/index.html $(RELEASE)/quant101.pdf
+
+epub: book
+	$(BIN)/jupyter-book build . -n --keep-going --quiet --builder custom --custom-builder epub --path-output _build/print
+	mkdir -p $(RELEASE) && cp _build/print/_build/epub/*.epub $(RELEASE)/quant101.epub
+
+offline: book
+	mkdir -p $(RELEASE) && $(BIN)/python -c "import shutil; shutil.make_archive('$(RELEASE)/quant101-html', 'zip', '_build/html')"
 
 serve: book
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

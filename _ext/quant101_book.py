@@ -8,6 +8,7 @@ Formulas are written as MathML, which browsers draw by themselves, with a font t
 import ast
 import configparser
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -27,8 +29,10 @@ TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval",
         ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export"}
 PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
+EQUATION = re.compile(r"^(\$\$.*\$\$)\n", re.M)
 TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
+WORDS, LINES = 180, 15  # that are read in a minute: of prose that argues, and of code
 FOLDERS = {"samples": ("data", "records"), "explorers": ("javascript",)}  # what a module reads
 
 
@@ -57,12 +61,42 @@ def apply_directives(cell):
     return bool(cell["source"].strip())
 
 
-def offer_download(cells, name):
+def offer_download(cells, name, beside=""):
     "Put a link to the notebook as it stands in nbs/ below the title of its page; Sphinx copies the file."
     opening = next(c for c in cells if c["cell_type"] == "markdown")
     text = "".join(opening["source"])
     title = TITLE.match(text)[0]
-    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`\n\n{text[len(title):]}"
+    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`{beside}\n\n{text[len(title):]}"
+
+
+def chapters():
+    "The notebooks of the course, in order, as the table of contents names them."
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8")).get("parts", [])
+    return [page["file"] for part in parts if part["caption"] == "The course" for page in part["chapters"]]
+
+
+def reading_minutes(cells):
+    "How long the text and the code that is shown take to read, up to the exercises, in steps of five minutes."
+    words = lines = 0
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text, *exercises = re.split(r"^## Exercises$", source.split("\n***\n")[0], maxsplit=1, flags=re.M)
+            words += len(text.split())
+            if exercises:
+                break
+        elif not re.search(r"^#\| (hide|fold: true|solution: true)$", source, re.M):
+            lines += sum(bool(line.strip()) for line in source.splitlines())
+    return max(5, 5 * round((words / WORDS + lines / LINES) / 5))
+
+
+def number_equations(cells, name):
+    "Give every equation that has a line of its own a label, and so a number."
+    count = itertools.count(1)
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            text = EQUATION.sub(lambda m: f"{m[1]} (eq-{name}-{next(count)})\n", "".join(cell["source"]) + "\n")
+            cell["source"] = text[:-1]
 
 
 def imported_modules(source, package="quant101"):
@@ -106,11 +140,13 @@ def read_notebook(app, docname, source):
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
+    minutes = f' <span class="reading-time">About {reading_minutes(notebook["cells"])} minutes to read, exercises apart</span>'
     cells = with_entries(notebook["cells"])
     if "nbs/api" in app.env.found_docs and (module := re.search(r"^#\| default_exp ([\w.]+)", python, re.M)):
         cells = with_links(cells, module[1])
     notebook["cells"] = [c for c in cells if c["cell_type"] != "code" or apply_directives(c)]
-    offer_download(notebook["cells"], path.name)
+    number_equations(notebook["cells"], path.stem)
+    offer_download(notebook["cells"], path.name, minutes if docname in chapters() else "")
     source[0] = json.dumps(notebook)
 
 
@@ -132,7 +168,18 @@ def name_repository(app, config):
         "repository_url": f"https://github.com/{own['user']}/{own['repo']}",
         "repository_branch": own["branch"],
         "use_repository_button": True,
+        "path_to_docs": "",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
     }
+    config.html_baseurl = config.ogp_site_url = f"https://{own['user']}.github.io/{own['repo']}/"
+    config.notfound_urls_prefix = f"/{own['repo']}/"
+
+
+def picture_for_links(app, pagename, templatename, context, doctree):
+    "A link to a chapter shows its explorer, elsewhere too."
+    if doctree is not None and (image := next((i for i in doctree.findall(nodes.image) if "explorer-" in i["uri"]), None)):
+        address = f"{app.config.html_baseurl}_images/{Path(image['uri']).name}"
+        context["meta"] = {**(context.get("meta") or {}), "og:image": address, "og:image:alt": image.get("alt", "")}
 
 
 SPACING = (  # what a browser sets too wide or too tight: bars are brackets here, and a function stands close to its argument
@@ -163,6 +210,13 @@ def write_formula(translator, node):
     raise nodes.SkipNode
 
 
+def leave_explorers_out(app, doctree, docname):
+    "In a book that is printed or read on paper's terms, the picture of an explorer stands for it."
+    if app.builder.name in ("singlehtml", "epub"):
+        for raw in [one for one in doctree.findall(nodes.raw) if 'class="explorer"' in one.astext()]:
+            raw.parent.remove(raw)
+
+
 def copy_assets(app, exception):
     if exception is None and app.builder.format == "html":
         static = Path(app.outdir, "_static")
@@ -178,6 +232,8 @@ def setup(app):
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
+    app.connect("doctree-resolved", leave_explorers_out)
+    app.connect("html-page-context", picture_for_links, priority=400)  # before sphinxext.opengraph
     app.connect("build-finished", copy_assets)
     app.add_directive("api-entry", Entry)
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))

@@ -16,9 +16,9 @@ from numba import njit
 
 from .workshop.arrays import as_int, as_number, one_of
 from .workshop.counts import (GrowingHistogram, Remembering, as_axis, as_batch, as_bins, as_histogram, as_percents, ask_library_bins, ask_tables,
-                                      bins_of_ranks, check_alike, check_seen, code_bins, count_codes, count_values,
+                                      bins_of_ranks, check_alike, check_seen, code_bins, count_values, count_with_room,
                                       ends_of, fold, join_in, last_least, make_room, modelopt_trace, no_counts,
-                                      one_or_each, onnxruntime_trace, order_statistics, range_errors, smallest, take_in,
+                                      one_or_each, onnxruntime_trace, order_statistics, range_errors, take_in,
                                       tensorrt_trace, traced, upper_difference, widened)
 
 # %% ../nbs/04_calibration.ipynb #a35926c0
@@ -99,9 +99,7 @@ class FloatHistogram:
         self.settings, self.counts = {"bins": as_bins(bins)}, np.zeros(1, np.int64)
         self.dropped = 62 - self.settings["bins"].bit_length()  # of the 52 bits of a mantissa
     def _count(self, values, lo, hi):
-        small, large = smallest(values), max(abs(lo), abs(hi))
-        make_room(self, lo, hi, *(_short_float(end, self.dropped) for end in np.float64([small, large]).view(np.int64).tolist()))
-        count_codes(_short_float, values, self.counts, self.first - 1, self.dropped, small)
+        count_with_room(self, _short_float, values, lo, hi)
     def add(self, x) -> None:
         "Count the values of `x`, at least one. Raises ValueError if one is not finite, TypeError if not real."
         self._count(*(column[0] for column in as_batch(x, "x")))

@@ -30,6 +30,8 @@ def pytest_configure(config):
 def is_here(name):
     if name == "browser":
         return find_browser() is not None
+    if name == "java":
+        return shutil.which("java") is not None
     return importlib.util.find_spec(name) is not None
 
 

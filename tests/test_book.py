@@ -99,7 +99,8 @@ def test_page_needs_no_other_host(page, browser):
     if tab.locator("math").count():
         drawn = tab.evaluate("document.fonts.ready.then(f => [...f].filter(x => x.family.includes('STIX')).map(x => x.status))")
         assert drawn == ["loaded"]
-        assert tab.evaluate("[...document.querySelectorAll('math')].every(m => m.getBoundingClientRect().height > 5)")
+        shown = "[...document.querySelectorAll('math')].filter(m => m.getClientRects().length)"  # what is said to an answer waits for it
+        assert tab.evaluate(f"{shown}.every(m => m.getBoundingClientRect().height > 5)")
     wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     tab.close()
     assert [u for u in asked if not u.startswith(("file:", "data:", "blob:"))] == []
@@ -204,4 +205,11 @@ def test_a_fraction_without_braces_fails_the_build(tmp_path):
     page = small_book(tmp_path) / "page.ipynb"
     page.write_text(page.read_text().replace("# A page", r"# A page\n\n$\\tfrac12$"))
     with pytest.raises(AssertionError, match="braces"):
+        run(*BUILD, cwd=tmp_path)
+
+
+def test_a_question_without_an_answer_fails_the_build(tmp_path):
+    page = small_book(tmp_path) / "page.ipynb"
+    page.write_text(page.read_text().replace("# A page", r"# A page\n\n:::{question} one\nWhich?\n:::"))
+    with pytest.raises(AssertionError, match="question one: one rule"):
         run(*BUILD, cwd=tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 import quant101 as q
 from quant101 import atlas
-from quant101.explorers import Page, as_json, explore, names, source_of
+from quant101.explorers import _as_json, _names, _Page, _source_of, explore
 from quant101.samples import load_record, load_sample
 
 FORMATS = {f.name: f for f in (q.FP32, q.TF32, q.FP16, q.BF16, q.E4M3, q.E5M2)}
@@ -234,7 +234,7 @@ def explorer_page(browser, tmp_path):
     def open_page(name, data, state, width=800):
         path = tmp_path / f"{name}.html"
         path.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-                        f"<body>{Page(name, as_json(data), state)._repr_html_()}</body></html>", encoding="utf8")
+                        f"<body>{_Page(name, _as_json(data), state)._repr_html_()}</body></html>", encoding="utf8")
         page = browser.new_page(viewport={"width": width, "height": 700})
         page.wrong = []
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
@@ -268,7 +268,7 @@ def test_shows_what_the_package_computes(name, explorer_page):
 
 
 def test_every_explorer_is_tested():
-    assert set(KINDS) == set(names())
+    assert set(KINDS) == set(_names())
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -313,12 +313,12 @@ def test_arrays_arrive_as_they_are():
     rng = np.random.default_rng(2)
     for dtype in (np.float32, np.float64, np.int8, np.uint8, np.int32):
         x = rng.integers(0, 100, (3, 4)).astype(dtype)[::2]
-        sent = json.loads(json.dumps(as_json({"x": x})))["x"]
+        sent = json.loads(json.dumps(_as_json({"x": x})))["x"]
         assert np.array_equal(np.frombuffer(base64.b64decode(sent["base64"]), sent["type"]).reshape(sent["shape"]), x)
     with pytest.raises(TypeError, match="float16"):
-        as_json(np.zeros(2, np.float16))
+        _as_json(np.zeros(2, np.float16))
     with pytest.raises(ValueError, match="name must be one of"):
-        source_of("nothing")
+        _source_of("nothing")
 
 
 def test_a_widget_of_jupyter_has_the_same_source_and_follows_its_state(monkeypatch):
@@ -326,11 +326,11 @@ def test_a_widget_of_jupyter_has_the_same_source_and_follows_its_state(monkeypat
     import ipykernel  # noqa: F401  as in a notebook
 
     widget = explore("ruler", {"ranges": {"a": [0, 1]}}, bits=4)
-    assert widget._esm == source_of("ruler") and widget.state == {"bits": 4} and widget.data == {"ranges": {"a": [0, 1]}}
+    assert widget._esm == _source_of("ruler") and widget.state == {"bits": 4} and widget.data == {"ranges": {"a": [0, 1]}}
     widget.set_state({"state": {"bits": 5}})
     assert widget.state == {"bits": 5}
     monkeypatch.setenv("QUANT101_BOOK", "1")
-    assert isinstance(explore("ruler"), Page)
+    assert isinstance(explore("ruler"), _Page)
 
 
 def test_the_records_machines_have_what_a_roof_is_made_of():

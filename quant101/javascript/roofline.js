@@ -27,7 +27,7 @@ function draw({ peak, float, bandwidth, intensity }, state, width) {
   const at = Math.min(intensity * bandwidth, peak), floats = (2 * state.m * state.k * state.n) / (4 * (state.m * state.k + state.n * state.k + state.m * state.n));
   const reached = Math.min(floats * bandwidth, float), dots = [[intensity, at, "quantized", "int8"], [floats, reached, "original", "float32"]];
   return drawing(width, 226, "Two roofs, for int8 and for float32, and a point on each where this product can be at best.",
-    [-1, 0, 1, 2, 3, 4].map((i) => [rule(x(i), 190, x(i), 194, "guide"), label(x(i), 208, digits(10 ** i, 3), { "text-anchor": "middle" })]),
+    [-1, 0, 1, 2, 3, 4].map((i) => [rule(x(i), 190, x(i), 194, "guide"), label(x(i), 208, digits(10 ** i, 3), { "text-anchor": i === 4 ? "end" : "middle" })]),
     [1, 2, 3].map((i) => { const v = Math.floor(top) - 3 + i; return [rule(48, y(v), 52, y(v), "guide"), label(44, y(v) + 4, `${digits(10 ** (v - 9), 3)}`, { "text-anchor": "end" })]; }),
     rule(52, 190, width - 10, 190, "guide"), rule(52, 12, 52, 190, "guide"), label(width - 10, 224, "operations per byte", { "text-anchor": "end" }), label(2, 10, "Gop/s"),
     curve(roof(peak), "quantized"), curve(roof(float), "original", { "stroke-dasharray": "5 3" }),

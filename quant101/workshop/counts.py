@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['extremes', 'smallest', 'as_mask', 'channel_rows', 'Batch', 'as_batch', 'as_bins', 'no_counts', 'count_values', 'fold',
-           'count_codes', 'widened', 'make_room', 'code_bins', 'check_alike', 'check_channels', 'take_in', 'join_in',
-           'check_seen', 'ends_of', 'one_or_each', 'as_axis', 'Distinct', 'Remembering', 'known_bins', 'as_percents',
-           'rank', 'order_statistics', 'bins_of_ranks', 'upper_difference', 'equal_bins', 'library_bins',
-           'as_histogram', 'tensorrt_trace', 'onnxruntime_trace', 'grow', 'GrowingHistogram', 'ask_tables',
-           'ask_library_bins', 'modelopt_trace', 'squared_errors', 'whole_multiples', 'last_least', 'magnitudes',
-           'symmetric_errors', 'asymmetric_errors', 'range_errors', 'traced']
+           'count_codes', 'widened', 'make_room', 'count_with_room', 'code_bins', 'check_alike', 'check_channels',
+           'take_in', 'join_in', 'check_seen', 'ends_of', 'one_or_each', 'as_axis', 'Distinct', 'Remembering',
+           'known_bins', 'as_percents', 'rank', 'order_statistics', 'bins_of_ranks', 'upper_difference', 'equal_bins',
+           'library_bins', 'as_histogram', 'tensorrt_trace', 'onnxruntime_trace', 'grow', 'GrowingHistogram',
+           'ask_tables', 'ask_library_bins', 'modelopt_trace', 'squared_errors', 'whole_multiples', 'last_least',
+           'magnitudes', 'symmetric_errors', 'asymmetric_errors', 'range_errors', 'traced']
 
 # %% ../../nbs/workshop/counts.ipynb #23f6f21b
 import math
@@ -208,8 +208,13 @@ def fold(
 def _counting_codes(code_of):
     "Return the loop that counts values under the codes that `code_of` gives."
     @njit(nogil=True)
-    def _code_rows(first, patterns, counts, mask, dropped, before):
-        places, half = np.empty(256, np.uint32), np.int32(counts.shape[1] // 2)
+    def _code_rows(first, patterns, counts, mask, dropped, before, lowest):
+        least, places, half = mask, np.empty(256, np.uint32), np.int32(counts.shape[1] // 2)
+        for i in range(patterns.size):
+            magnitude = patterns.dtype.type(patterns[i] & mask)
+            least = min(least, magnitude if magnitude != 0 else mask)
+        if least < lowest or code_of(least, dropped) <= before:
+            return 1
         for start in range(0, patterns.size, 256):
             piece = patterns[start : start + 256]
             for i in range(piece.size):
@@ -229,18 +234,17 @@ def count_codes(
     counts: np.ndarray,  # int64, an odd number of them, the middle one of zeros; is added to
     before: int,  # code of a float64 before the smallest magnitude that has a place
     dropped: int,  # how many bits of a float64 the code lacks, at least 30
-    small: float,  # the smallest magnitude above 0 in x
-) -> None:
+) -> bool:  # whether they were counted: not if a magnitude above 0 is too small for a place, or subnormal in float32
     "Count values under the codes of a short float."
-    if x.itemsize == 4 and small < 2.0**-126:
-        x = x.astype(np.float64)
+    parts, (whole, mask), lowest = parts_for(x.nbytes) if x.size >= 16 * counts.size else 1, INTEGERS[x.itemsize], 1
     if x.itemsize == 4:
-        before, dropped = before - (896 << 52 >> dropped), dropped - 29
-    parts, (whole, mask) = parts_for(x.nbytes) if x.size >= 16 * counts.size else 1, INTEGERS[x.itemsize]
+        before, dropped, lowest = before - (896 << 52 >> dropped), dropped - 29, 2**23
     own = counts[None] if parts == 1 else np.zeros((parts, counts.size), np.int64)
-    run_in_parts(_counting_codes(code_of), x.view(whole), own, mask, dropped, before)
+    if run_in_parts(_counting_codes(code_of), x.view(whole), own, mask, dropped, before, lowest):
+        return False
     if parts > 1:
         counts += own.sum(axis=0)
+    return True
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0006
 def widened(
@@ -273,6 +277,22 @@ def make_room(
         start, table.last = min(first, table.first) if table.last else first, max(last, table.last)
         table.counts = widened(table.counts, table.first, start, table.last - start + 1)
         table.first = start
+
+# %% ../../nbs/workshop/counts.ipynb #67064e8c
+def count_with_room(
+    table,  # as for `make_room`, and how many bits its codes lack, `dropped`
+    code_of,  # as for `count_codes`
+    x: np.ndarray,  # float32 or float64 in a row, finite
+    lo: float,  # the least of them
+    hi: float,  # the largest
+) -> None:
+    "Count values under their codes; if one of them has no place, widen the row of counts first."
+    if max(-lo, hi) <= max(-table.lo, table.hi) and count_codes(code_of, x, table.counts, table.first - 1, table.dropped):
+        table.lo, table.hi = min(table.lo, lo), max(table.hi, hi)
+        return
+    small, large = smallest(x), max(abs(lo), abs(hi))
+    make_room(table, lo, hi, *(code_of(end, table.dropped) for end in np.float64([small, large]).view(np.int64).tolist()))
+    count_codes(code_of, x if small >= 2.0**-126 else x.astype(np.float64), table.counts, table.first - 1, table.dropped)
 
 # %% ../../nbs/workshop/counts.ipynb #c0de0007
 def code_bins(
