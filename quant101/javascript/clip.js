@@ -180,7 +180,7 @@ function draw(found, { kept }, width, change) {
   const picture = drawing(width, low + 150, `Above, counts of magnitudes with the threshold at ${digits(threshold, 4)}. Below it, where each measure is best: ${own.map((name) => `${RULES[name]} ${digits(best[name], 4)}`).join(", ")}. At the bottom, P and Q in the bins next to the threshold.`,
     bar(0, 0, width, low, "paper", { style: "touch-action:pan-y" }), whole(found, kept, pile, x, over(138, 22), 138),
     label(8, 12, "values in each bin of |x|, logarithmic"), label(8, 153, "0"), t < width - 130 ? label(width - 8, 153, digits(largest, 4), { "text-anchor": "end" }) : null,
-    rule(t, 18, t, low - 4, "ink", { "stroke-width": 1.5 }), label(8, 175, "hills: best on top, 10 dB worse at the foot", { "font-weight": 700, style: OVER }),
+    rule(t, 18, t, low - 4, "ink", { "stroke-width": 1.5 }), label(8, 175, "hills: best on top, −10 dB at the foot", { "font-weight": 700, style: OVER }),
     names.map((name, i) => lane(name, found, x, 190 + 46 * i)),
     label(clamp(t, 44, width - 44), 153, `t = ${digits(threshold, 4)}`, { "text-anchor": "middle", "font-weight": 700, style: OVER }),
     label(8, low + 20, `next to t: ${pileSays}`, { "font-weight": 700 }), closeUp(found, kept, pile, width, over(low + 128, low + 34), low + 128));
