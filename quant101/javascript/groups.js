@@ -83,7 +83,7 @@ const formula = (text) => text.split(/(_\{[^}]+\}|_\w+)/).map((part) => (part[0]
 function matrix(x, columns, { kept, share }, size) {
   const apart = share === "row" || share === "group", cuts = [], every = share === "column" ? 1 : share === "group" ? size : columns;
   for (let k = every; k < columns; k += every) cuts.push(`M${x(k).toFixed(1)} 22V70`);
-  return [label(x(0), 15, "Six rows of x. The sum runs over all columns →"),
+  return [label(x(0), 15, "Six rows of x. The sum runs this way →"),
     Array.from({ length: 6 }, (_, i) => bar(x(0), 22 + 8 * i, x(columns) - x(0), apart ? 6.5 : 8, "faint")),
     node("path", { d: cuts.join(""), stroke: "var(--bad)", "stroke-width": share === "column" ? 0.8 : 2 }),
     columnsOf(kept, true).map((k) => bar(x(k + 0.5) - 1, 22, 2.4, 48, "good"))];
