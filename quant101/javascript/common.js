@@ -4,9 +4,9 @@
 
 const STYLE = `
 .q101 { --ink: var(--pst-color-text-base, var(--jp-content-font-color1, #222)); --paper: var(--pst-color-background, var(--jp-layout-color0, #fff));
-  --original: #0072b2; --quantized: #c45500; --error: #a03a8e; --guide: #6b6b6b; --faint: #d9d9d9; --good: #00704f;
+  --original: #0072b2; --quantized: #c45500; --error: #a03a8e; --guide: #6b6b6b; --faint: #d9d9d9; --good: #00704f; --bad: #b3261e;
   color: var(--ink); background: var(--paper); border: 1px solid var(--guide); border-radius: 6px; padding: 0.8rem 1rem; margin: 1rem 0; font-size: 0.95rem; }
-html[data-theme="dark"] .q101, [data-jp-theme-light="false"] .q101 { --original: #6cbcf0; --quantized: #f5a35b; --error: #e39ad3; --guide: #a3a3a3; --faint: #4a4a4a; --good: #5fd0a8; }
+html[data-theme="dark"] .q101, [data-jp-theme-light="false"] .q101 { --original: #6cbcf0; --quantized: #f5a35b; --error: #e39ad3; --guide: #a3a3a3; --faint: #4a4a4a; --good: #5fd0a8; --bad: #ff8a80; }
 .q101 .question { font-weight: 600; font-size: 1.05rem; margin: 0 0 0.6rem; }
 .q101 .controls { display: flex; flex-wrap: wrap; gap: 0.5rem 1.4rem; margin: 0 0 0.7rem; padding: 0; border: 0; }
 .q101 .controls label { display: flex; flex-direction: column; min-width: 9rem; flex: 1 1 9rem; max-width: 18rem; margin: 0; }
@@ -22,7 +22,7 @@ html[data-theme="dark"] .q101, [data-jp-theme-light="false"] .q101 { --original:
 .q101 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.35rem 1.2rem; margin: 0.7rem 0 0; }
 .q101 .numbers div { border-top: 1px solid var(--faint); padding-top: 0.2rem; }
 .q101 .numbers dt { font-weight: normal; font-size: 0.85rem; margin: 0; }
-.q101 .numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+.q101 .numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; margin: 0 !important; overflow-wrap: anywhere; }
 .q101 .says { margin: 0.7rem 0 0; min-height: 3em; }
 `;
 
@@ -37,6 +37,27 @@ export function rint(v) {
 export const clamp = (v, least, most) => Math.min(most, Math.max(least, v));
 export const decibels = (signal, noise) => 10 * Math.log10(signal / noise);
 
+// A float32 as its code and back, symmetric around 0. A scale may be longer than float32: it divides in float32.
+export const fakeQuantize = (v, scale, qmax) => f32(clamp(rint(f32(v / f32(scale))), -qmax, qmax) * scale);
+
+// The product of two matrices that are stored row by row; `inner`, the rows of the right one, is a multiple of four.
+// Two rows meet four at a time, so that what was fetched is used eight times: that halves the time.
+export function product(left, right, inner) {
+  const rows = left.length / inner, columns = right.length / inner, out = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i += 2) {
+    const one = out.subarray(i * columns, (i + 1) * columns), two = out.subarray((i + 1) * columns, (i + 2) * columns);
+    for (let k = 0; k < inner; k += 4) {
+      const p = i * inner + k, q = k * columns, [a, b, c, d] = left.subarray(p, p + 4), [e, f, g, h] = left.subarray(p + inner, p + inner + 4);
+      for (let j = 0; j < columns; j++) {
+        const s = right[q + j], t = right[q + columns + j], u = right[q + 2 * columns + j], v = right[q + 3 * columns + j];
+        one[j] += a * s + b * t + c * u + d * v;
+        two[j] += e * s + f * t + g * u + h * v;
+      }
+    }
+  }
+  return out;
+}
+
 // JSON has no infinity, no NaN and no -0: a state holds words for them.
 const WORDS = { nan: NaN, inf: Infinity, "-inf": -Infinity, "-0": -0 };
 export const number = (v) => (v in WORDS ? WORDS[v] : Number(v));
@@ -44,7 +65,8 @@ export const inJson = (v) => (Number.isFinite(v) && !Object.is(v, -0) ? v : Numb
 
 // An array that Python sent: its bytes in base64, little-endian.
 export function array({ type, base64 }) {
-  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   return new { float32: Float32Array, float64: Float64Array, int8: Int8Array, uint8: Uint8Array, int32: Int32Array }[type](bytes.buffer);
 }
 
