@@ -14,7 +14,7 @@ SOLUTION, SETTING = "#| solution: true", "#| exercises\n"
 TASK = re.compile(r"\*\*Exercise (\d+)\. (.+?)\.?\*\*\s*(.*)", re.S)
 HINT = re.compile(r"^:::\{dropdown\} Hint\n(.*?)\n:::$", re.S | re.M)
 HEADING = re.compile(r"^#{2,} (.+)", re.M)
-INTRODUCTION = """# Exercises: {title}
+INTRODUCTION = """# Exercises for “{title}”
 
 Put your answer in the place of the dots and run the cell. The check says whether it is right, and if it is not, what it \
 probably comes from. Try the hint only when you are stuck; the solutions stand in the chapter, folded under each exercise."""

@@ -461,7 +461,7 @@ def _some_to_code():
     "Values, scale and zero point: ties with an odd zero point, values beyond both ends, and random ones."
     rng = np.random.default_rng(5)
     chosen = [(np.array([0.5]), 1.0, 3), (np.array([0.25, -0.25, 0.75]), 0.5, 7), (np.array([-9.0, 0.0, 300.0]), 1.0, 5), (np.array([1e6, -1e6]), 0.5, 128)]
-    return chosen + [(rng.normal(0, 20, 4).round(2), round(float(rng.uniform(0.05, 1)), 2), int(rng.integers(0, 256))) for _ in range(20)]
+    return chosen + [(rng.normal(0, 20, 4).round(2), round(float(rng.uniform(0.05, 1)), 2) + 0.001, int(rng.integers(0, 256))) for _ in range(20)]
 
 uint8_codes = Task(
     "Write uint8_codes(x, scale, zero_point): the uint8 codes of an array.",

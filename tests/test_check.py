@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 import symtable
 import sys
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from tests_support import ROOT, run
 
+import quant101 as q
 from quant101 import check
-from quant101.matmul import matmul_int8
 
 sys.path.insert(0, str(ROOT / "_ext"))
 import quant101_exercises  # noqa: E402
@@ -219,11 +220,50 @@ def test_what_is_right_need_not_be_written_in_one_way():
     (lambda: check.absmax.judge(lambda x: np.floor(x / (np.abs(x).max() / 127) + 0.5).astype(np.int8)), "round half up"),
     (lambda: check.uint8_codes.judge(lambda x, scale, zero_point: (np.rint(x / scale) + zero_point).astype(np.int64).astype(np.uint8)), "forgot to clamp"),
     (lambda: check.uint8_codes.judge(lambda x, scale, zero_point: np.rint(x / scale + zero_point).clip(0, 255).astype(np.uint8)), "before rounding"),
-    (lambda: check.four_terms.judge(lambda a, z, packed, v: matmul_int8(a, packed) - z * packed.sums - v * a.sum(axis=1, keepdims=True, dtype=int) + 6 * z * v),
+    (lambda: check.four_terms.judge(lambda a, z, packed, v: q.matmul_int8(a, packed) - z * packed.sums - v * a.sum(axis=1, keepdims=True, dtype=int) + 6 * z * v),
      "did not cut the sums"),
 ])
 def test_slips_that_readers_make_are_found_in_their_own_code(call, words):
     assert words in call().text
+
+
+def in_float32(w, factor=127.5):
+    scale = np.maximum(np.abs(w).max(axis=1) / np.float32(factor), np.float32(2.0**-23))
+    return np.clip(np.rint(w / scale[:, None]), -128, 127).astype(np.int8), scale
+
+
+def by_float_products(x, w):
+    a, b = (np.abs(v).max(axis=1, keepdims=True) for v in (x, w))
+    return (np.rint(x / a * 127) @ np.rint(w / b * 127).T) * (a / 127) * (b / 127).T
+
+
+@pytest.mark.parametrize(("name", "function"), [
+    ("absmax", lambda x: np.rint(x / np.abs(x).max() * 127).astype(np.int8)),
+    ("absmax", lambda x: np.clip(np.round(x * (127 / np.abs(x).max())), -127, 127).astype("int8")),
+    ("absmax", lambda x: q.quantize(x.astype(np.float32), q.absmax_qparams(x.astype(np.float32)))),
+    ("row_scales", lambda x: np.maximum(x.max(axis=1), -x.min(axis=1)) / 127),
+    ("row_scales", lambda x: q.absmax_qparams(x.astype(np.float32), axis=0).scale),
+    ("uint8_range", lambda lo, hi: ((hi - lo) / 255, int(np.rint(-lo * 255 / (hi - lo))))),
+    ("uint8_range", lambda lo, hi: (np.float32(hi - lo) / np.float32(255), np.rint(0 - lo / ((hi - lo) / 255)))),
+    ("uint8_codes", lambda x, scale, zero_point: q.quantize(x, q.QParams(scale, zero_point, 0, 255))),
+    ("uint8_codes", lambda x, scale, zero_point: np.minimum(255, np.maximum(0, np.round(x * (1 / scale)) + zero_point)).astype(np.uint8)),
+    ("any_range", lambda lo, hi: (lambda p: (float(p.scale), int(p.zero_point)))(q.asymmetric_qparams(lo, hi))),
+    ("to_signed", lambda codes, zero_point: ((codes ^ 128).view(np.int8), zero_point - 128)),
+    ("folded", lambda qw, zx, bias, sx, sw: (np.rint(bias / sx / sw) - zx * qw.sum(axis=1)).astype(np.int32)),
+    ("threshold_for", lambda x, k: sorted(np.abs(x).max(axis=0))[-k]),
+    ("safe_scale", lambda s: math.log2(s).is_integer()),
+    ("parity", lambda z: bool(z & 1)),
+    ("torch_weight", in_float32),
+    ("linear", lambda x, w: q.linear_int8(x, q.pack_weights(q.quantize(w, q.absmax_qparams(w, axis=0)), q.absmax_qparams(w, axis=0)))),
+    ("linear", by_float_products),
+    ("bf16_code", lambda bits: int(q.encode(np.uint32(bits).view(np.float32), q.BF16))),
+    ("rows_needed", lambda inputs, outputs, bandwidth, peak: math.ceil(peak * inputs * outputs / (2 * inputs * outputs * bandwidth - peak * (inputs + 4 * outputs)))),
+    ("same_roundings", lambda real: math.frexp(real)[1] >= 0),
+    ("entropy_threshold", lambda counts, width, levels: q.entropy_range(counts, np.arange(len(counts) + 1) * width, levels=levels)[1]),
+    ("room", lambda accumulator_bits, qmax: (2 ** (accumulator_bits - 1) - 1) // qmax // qmax),
+])
+def test_a_right_function_passes_however_it_is_written(name, function):
+    assert TASKS[name].judge(function).kind == "right", TASKS[name].judge(function).text
 
 
 # The notebooks to work in
@@ -275,7 +315,7 @@ def test_a_notebook_to_work_in_runs_to_its_end_and_says_what_is_missing(chapter,
     nbformat.validate(made)
     text = [source_of(c) for c in made["cells"] if c["cell_type"] == "markdown"]
     code = [source_of(c) for c in made["cells"] if c["cell_type"] == "code"]
-    assert len(text) == len(code) >= 6 and text[0].startswith("# Exercises: ")
+    assert len(text) == len(code) >= 6 and text[0].startswith("# Exercises for “")
     assert all("<details><summary>Hint</summary>" in one and ":::" not in one and "](" not in one for one in text[1:])
     said = verdicts(code, monkeypatch)
     assert len(said) == len(code) - 1 and {verdict.kind for _, verdict in said} == {"nothing yet"}
