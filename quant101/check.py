@@ -16,7 +16,7 @@ __all__ = ['fp16_fields', 'e2m1_numbers', 'bf16_step', 'e4m3_fields', 'bf16_code
            'linear', 'bias_steps', 'fixed_by_hand', 'same_roundings', 'bias_that_fits', 'relu6_for_free',
            'average_by_hand', 'half_even_shift', 'quantized_multiply', 'Verdict', 'Question', 'Task']
 
-# %% ../nbs/tools/check.ipynb #44ed1389
+# %% ../nbs/tools/check.ipynb #be18ea78
 import inspect
 import math
 import textwrap
@@ -64,6 +64,8 @@ def _same(given, wanted, tolerance=0.0):
         return any(_same(given, one, tolerance) for one in wanted)
     if isinstance(wanted, list):
         return isinstance(given, list) and len(given) == len(wanted) and all(_same(g, w, tolerance) for g, w in zip(given, wanted))
+    if isinstance(wanted, bool):
+        return isinstance(given, bool | int | float) and given == wanted
     if isinstance(wanted, float) and _is_number(given):
         return math.isclose(given, wanted, rel_tol=tolerance, abs_tol=1e-9 * tolerance) or given != given and wanted != wanted
     return wanted is _ANY or type(given) in (type(wanted), float) and given == wanted
@@ -413,7 +415,7 @@ half_up_bias = Question(
 def _some_vectors():
     "Small vectors, one with ties and one whose largest magnitude is negative, and random ones."
     rng = np.random.default_rng(3)
-    chosen = ([-8.0, 3.0], [0.3, -1.2, 5.0], [127.0, 2.5, -2.5, 0.0])
+    chosen = ([0.3, -1.2, 5.0], [1.0, -8.0, 3.0], [127.0, 2.5, -2.5, 0.0])
     return [(np.array(v),) for v in (*chosen, *(rng.normal(0, 2, rng.integers(3, 9)).round(2) for _ in range(20)))]
 
 def _codes(steps, low=-128, high=127):
@@ -496,6 +498,7 @@ half_the_scale = Question(
 ties_again = Question(
     "int8 codes are quantized again with the scale 2. At what share of them do half to even and half up differ?", 0.25,
     ((0.5, "that is the share of the odd codes, which are the ties. At half of the ties both rules go the same way."),
+     (25, "that is in percent. A share is a part of 1."),
      (0.0, "that is the answer for weights, which hardly ever lie on a tie. A whole number divided by 2 does so every second time."),
      (0.125, "you have halved once too often: every second code is a tie, and at every second tie the rules differ.")),
     "Coarse data lie on ties, and there the rule matters.", tolerance=0.05)
@@ -881,6 +884,7 @@ share_that_moves = Question(
     "The codes of a weight have a mean magnitude of 20. At what share of them do absmax / 127 and absmax / 127.5 give another code?", 20 * 0.5 / 127,
     ((0.5 / 127, "that is by how much the scales differ. A value moves by that part of its code, so large codes move more."),
      (20 / 127, "you have counted a whole step for each step. The scales differ by half a step in 127."),
+     (100 * 20 * 0.5 / 127, "that is in percent. A share is a part of 1."),
      (0.047, "that is the share of the chapter's weight, whose codes are smaller.")),
     "What counts is how large the typical code is.", tolerance=0.02)
 
@@ -1021,7 +1025,7 @@ why_faster = Question(
     ((["instruction", "instruction"], "at 1 row every weight is used once, and the processor waits for the memory. The instruction has nothing to do."),
      (["bytes", "bytes"], "at 256 rows every weight that arrives is used 256 times. The memory is not what holds the product up."),
      (["instruction", "bytes"], "it is the other way round: one row is under the slope of the roof, and many are under its flat part.")),
-    "A factor of about four in both cases, for two reasons.", ("1 row", "256 rows"), ("bytes", "instruction"))
+    "Under the slope of the roof it is the bytes, under its flat part the instruction.", ("1 row", "256 rows"), ("bytes", "instruction"))
 
 def _rows_needed(inputs, outputs, bandwidth, peak, of_input=1, of_output=4):
     rows = 1

@@ -170,7 +170,7 @@ def test_no_message_says_the_right_answer(name):
     for slip, says in question.slips:
         assert said_words(question, answer_of(question, slip), says) == []
     right = check._value(question.right)
-    odd = [7.77] * len(right) if isinstance(right, list) else 7.77
+    odd = [777.25] * len(right) if isinstance(right, list) else 777.25
     verdict, names = question.judge(odd), "|".join(map(re.escape, question.parts))
     assert verdict.kind == "wrong" and said_words(question, odd, re.sub(names, "", verdict.text)) == []
     assert question.judge("banana").kind == question.judge([3, "x", 5, 6, 7, 9, 10, 11, 12]).kind == "form"

@@ -480,6 +480,8 @@ def test_the_cache_key_covers_what_a_chapter_imports_and_nothing_else(tmp_path, 
     assert names("import quant101 as q") == {"__init__", "last"}
     assert names("from quant101.fourth import d") == {"fourth", "loops", "tools"}
     assert names("from quant101.workshop import tools") == {"tools"}
+    (package / "check.py").write_text("from .last import c\n")  # stands on everything, and what it says of a chapter does not
+    assert names("from quant101 import check") == {"check"}
 
 
 def test_plain_import_gives_every_name_of_the_chapters():
