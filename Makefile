@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: pictures screenshots release pdf epub offline lines anywhere book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
+.PHONY: pictures screenshots release pdf epub offline lines anywhere exercises book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -66,6 +66,10 @@ serve: book
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
+
+# Notebooks to work in, one for each chapter: every exercise with a stub, its check and its hint, without the solution.
+exercises: $(READY)
+	$(BIN)/python tools/exercises.py
 
 export: $(READY)
 	$(BIN)/nbdev_export

@@ -22,11 +22,12 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from fontTools.ttLib import TTFont
 from quant101_api import Entry, with_entries, with_links
+from quant101_exercises import to_work_in, with_stubs
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TAGS = {("hide", ""): "remove-cell", ("echo", "false"): "remove-input", ("eval", "false"): "skip-execution",
-        ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export"}
+        ("fold", "true"): "hide-input", ("solution", "true"): "hide-cell", ("export", ""): "export", ("exercises", ""): "remove-cell"}
 PROMPTS = {"fold": ("Show what is checked here", "Hide it"), "solution": ("Solution", "Hide the solution")}
 DIRECTIVE = re.compile(r"#\|\s*([\w-]+):?\s*(.*)")
 EQUATION = re.compile(r"^(\$\$.*\$\$)\n", re.M)
@@ -34,6 +35,7 @@ TITLE = re.compile(r"# .*\n*(?:> .*\n*)*")  # and the sentence below it
 FONT = "stix-two-math.woff"
 WORDS, LINES = 180, 15  # that are read in a minute: of prose that argues, and of code
 FOLDERS = {"samples": ("data", "records"), "explorers": ("javascript",)}  # what a module reads
+LEAF = "check"  # a module that stands on all others; what it says of a chapter's exercises depends on what that chapter imports itself
 
 
 def apply_directives(cell):
@@ -61,12 +63,25 @@ def apply_directives(cell):
     return bool(cell["source"].strip())
 
 
-def offer_download(cells, name, beside=""):
-    "Put a link to the notebook as it stands in nbs/ below the title of its page; Sphinx copies the file."
+def offer_download(cells, name, exercises=None, beside=""):
+    "Put a link to the notebook as it stands in nbs/ below the title of its page, and one to its exercises; Sphinx copies the files."
     opening = next(c for c in cells if c["cell_type"] == "markdown")
     text = "".join(opening["source"])
     title = TITLE.match(text)[0]
-    opening["source"] = f"{title.rstrip()}\n\n{{download}}`Download this notebook <{name}>`{beside}\n\n{text[len(title):]}"
+    links = f"{{download}}`Download this notebook <{name}>`"
+    if exercises:
+        links += f" · {{download}}`Download its exercises </{exercises}>`"
+    opening["source"] = f"{title.rstrip()}\n\n{links}{beside}\n\n{text[len(title):]}"
+
+
+def write_exercises(notebook, name):
+    "Write the notebook to work in of a chapter, and return its path in this folder; None for a page without exercises."
+    if (made := to_work_in(notebook)) is None:
+        return None
+    path = ROOT / "_build/exercises" / f"{name}_exercises.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    return path.relative_to(ROOT).as_posix()
 
 
 def chapters():
@@ -121,7 +136,8 @@ def package_files(source):
         path = module if module.exists() else ROOT / "quant101/__init__.py"
         if path not in found:
             found.add(path)
-            todo += imported_modules(path.read_text(encoding="utf8"), ".".join(path.relative_to(ROOT).parent.parts))
+            if path.stem != LEAF:
+                todo += imported_modules(path.read_text(encoding="utf8"), ".".join(path.relative_to(ROOT).parent.parts))
             for folder in FOLDERS.get(path.stem, ()):
                 found.update((ROOT / "quant101" / folder).iterdir())
     return sorted(found)
@@ -133,20 +149,21 @@ def read_notebook(app, docname, source):
     if path.suffix != ".ipynb":
         return
     notebook = json.loads(source[0])
+    exercises = write_exercises(notebook, path.stem)
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     python = "\n".join("".join(c["source"]) for c in code if not "".join(c["source"]).startswith("%"))
     files = [*package_files(python), ROOT / "constraints.txt"]
-    for file in [*files, Path(__file__), Path(__file__).with_name("quant101_api.py")]:
+    for file in [*files, Path(__file__), *map(Path(__file__).with_name, ("quant101_api.py", "quant101_exercises.py"))]:
         app.env.note_dependency(str(file))
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     notebook["metadata"].setdefault("kernelspec", {})["quant101_digest"] = digest
     minutes = f' <span class="reading-time">About {reading_minutes(notebook["cells"])} minutes to read, exercises apart</span>'
-    cells = with_entries(notebook["cells"])
+    cells = with_entries(list(with_stubs(notebook["cells"])))
     if "nbs/api" in app.env.found_docs and (module := re.search(r"^#\| default_exp ([\w.]+)", python, re.M)):
         cells = with_links(cells, module[1])
     notebook["cells"] = [c for c in cells if c["cell_type"] != "code" or apply_directives(c)]
     number_equations(notebook["cells"], path.stem)
-    offer_download(notebook["cells"], path.name, minutes if docname in chapters() else "")
+    offer_download(notebook["cells"], path.name, exercises, minutes if docname in chapters() else "")
     source[0] = json.dumps(notebook)
 
 

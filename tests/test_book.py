@@ -74,7 +74,9 @@ def downloads(page):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_page_offers_its_notebook(notebook):
     offered = downloads(HTML / notebook.relative_to(ROOT).with_suffix(".html"))
-    assert [file.name for file in offered] == [notebook.name]
+    exercises = [f"{notebook.stem}_exercises.ipynb"] if "**Exercise 1. " in notebook.read_text(encoding="utf8") else []
+    assert [file.name for file in offered] == [notebook.name, *exercises]
+    assert bool(exercises) == (notebook.parent.name == "nbs" and notebook.name[0] == "0")
     assert offered[0].read_bytes() == notebook.read_bytes()
     cells = json.loads(offered[0].read_text(encoding="utf8"))["cells"]
     assert not any(c.get("outputs") for c in cells)
@@ -193,6 +195,20 @@ def test_directives_become_what_the_page_shows(tmp_path):
     assert "Show what is checked here" in text and "assert shown == 2" in text and "Solution" in text and "answer = 42" in text
     assert html.count("<details") == 2 and "<details open" not in html
     assert "secret" not in text and "#|" not in text and "default_exp" not in text
+
+
+def test_a_page_shows_the_stub_and_folds_the_solution(tmp_path):
+    book = small_book(tmp_path, "#| exercises\nask = print", "#| solution: true\n# your code\nfound = 6 * 7\n# end\nask('asked for', found)")
+    page = json.loads((book / "page.ipynb").read_text())
+    page["cells"].insert(2, dict(cell_type="markdown", id="task", metadata={}, source="**Exercise 1. By hand.** Six times seven?\n\n:::{dropdown} Hint\nCount.\n:::"))
+    (book / "page.ipynb").write_text(json.dumps(page))
+    run(*BUILD, cwd=book)
+    text, html = "".join(Page(book / "_build/html/page.html").text), (book / "_build/html/page.html").read_text(encoding="utf8")
+    assert text.index("Six times seven?") < text.index("found = ...  # your answer") < text.index("asked for Ellipsis") < text.index("found = 6 * 7") < text.index("asked for 42")
+    assert html.count("<details") == 2 and "# your code" not in text and "# end" not in text and "ask = print" not in text
+    assert [file.name for file in downloads(book / "_build/html/page.html")] == ["page.ipynb", "page_exercises.ipynb"]
+    made = json.loads(downloads(book / "_build/html/page.html")[1].read_text(encoding="utf8"))["cells"]
+    assert [c["cell_type"] for c in made] == ["markdown", "code", "markdown", "code"] and "6 * 7" not in json.dumps(made)
 
 
 def test_a_failing_cell_fails_the_build(tmp_path):

@@ -32,8 +32,8 @@ import numpy as np
 import quant101
 
 PACKAGE = Path(quant101.__file__).parent
-# plots draws; bench starts processes, and what it computes from their seconds takes what its own race returned
-APART = {"plots", "bench"}
+# plots draws; check takes any answer there is; bench starts processes, and what it computes from their seconds takes what its own race returned
+APART = {"plots", "check", "bench"}
 FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
