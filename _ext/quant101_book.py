@@ -168,8 +168,8 @@ def read_notebook(app, docname, source):
 
 
 def reread_references(app, env, added, changed, removed):
-    "The list of references shows what is cited anywhere."
-    return {doc for doc in env.found_docs if doc.endswith("_references")} if added | changed | removed else set()
+    "The list of references shows what is cited anywhere, and the page for the impatient an explorer of a chapter."
+    return {doc for doc in env.found_docs if doc.endswith(("_references", "/hour"))} if added | changed | removed else set()
 
 
 def read_settings():
@@ -229,10 +229,28 @@ def write_formula(translator, node):
     raise nodes.SkipNode
 
 
+def explorers_in(doctree):
+    "The explorers on a page: the raw HTML of each by its name."
+    found = (re.search(r'class="explorer" id="explorer-(\w+)"', one.astext()) for one in (raws := list(doctree.findall(nodes.raw))))
+    return {match[1]: raw for match, raw in zip(found, raws) if match}
+
+
+def bring_explorers(app, doctree, docname):
+    "Where only the picture of an explorer stands, put the explorer of the chapter that has it after the picture."
+    missing = {}
+    for image in doctree.findall(nodes.image) if app.builder.name == "html" else ():
+        if match := re.search(r"explorer-(\w+)\.png", image["uri"]):
+            missing[match[1]] = image
+    for name in missing.keys() - explorers_in(doctree).keys():
+        found = [own[name] for chapter in chapters() if name in (own := explorers_in(app.env.get_doctree(chapter)))]
+        parent = missing[name].parent
+        parent.parent.insert(parent.parent.index(parent) + 1, found[0].deepcopy())
+
+
 def leave_explorers_out(app, doctree, docname):
     "In a book that is printed or read on paper's terms, the picture of an explorer stands for it."
     if app.builder.name in ("singlehtml", "epub"):
-        for raw in [one for one in doctree.findall(nodes.raw) if 'class="explorer"' in one.astext()]:
+        for raw in explorers_in(doctree).values():
             raw.parent.remove(raw)
 
 
@@ -271,6 +289,7 @@ def setup(app):
     app.connect("config-inited", name_repository)
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
+    app.connect("doctree-resolved", bring_explorers)
     app.connect("doctree-resolved", leave_explorers_out)
     app.connect("html-page-context", picture_for_links, priority=400)  # before sphinxext.opengraph
     app.connect("build-finished", copy_assets)

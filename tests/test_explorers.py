@@ -267,10 +267,6 @@ def test_shows_what_the_package_computes(name, explorer_page):
     page.close()
 
 
-def test_every_explorer_is_tested():
-    assert set(KINDS) == set(_names())
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_handles_answer_to_keys_and_the_page_is_as_wide_as_a_phone(name, explorer_page):
     kind, rng = KINDS[name](), np.random.default_rng(1)

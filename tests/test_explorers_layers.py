@@ -7,10 +7,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from test_explorers import KINDS as OTHERS
 from test_explorers import agrees, digits, explorer_page, fixed, read, show  # noqa: F401  explorer_page is a fixture
 from tests_support import ROOT, code_cells
 
 import quant101 as q
+from quant101.explorers import _names
 from quant101.samples import load_sample
 from quant101.workshop.scales import check_pulled_out
 
@@ -126,6 +128,10 @@ def in_words(value, count):
 
 
 KINDS = {kind.name: kind for kind in (Groups, Clip)}
+
+
+def test_every_explorer_is_tested():
+    assert {*OTHERS, *KINDS} == set(_names())
 
 
 @pytest.mark.parametrize("name", KINDS)
