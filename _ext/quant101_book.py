@@ -231,8 +231,8 @@ def write_formula(translator, node):
 
 def explorers_in(doctree):
     "The explorers on a page: the raw HTML of each by its name."
-    found = (re.search(r'class="explorer" id="explorer-(\w+)"', one.astext()) for one in (raws := list(doctree.findall(nodes.raw))))
-    return {match[1]: raw for match, raw in zip(found, raws) if match}
+    found = ((re.search(r'class="explorer" id="explorer-(\w+)"', raw.astext()), raw) for raw in doctree.findall(nodes.raw))
+    return {match[1]: raw for match, raw in found if match}
 
 
 def bring_explorers(app, doctree, docname):

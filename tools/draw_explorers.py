@@ -18,9 +18,9 @@ from quant101.explorers import _names  # noqa: E402
 
 def page_of(name):
     "The built page on which an explorer stands."
-    pages = [path for path in sorted((ROOT / "_build/html/nbs").glob("*.html")) if f'id="explorer-{name}"' in path.read_text(encoding="utf8")]
+    pages = [path for path in sorted((ROOT / "_build/html/nbs").glob("[0-9]*.html")) if f'id="explorer-{name}"' in path.read_text(encoding="utf8")]
     if len(pages) != 1:
-        raise SystemExit(f"the explorer {name} must stand on one page of the book, got {[path.name for path in pages]}")
+        raise SystemExit(f"the explorer {name} must stand in one chapter, got {[path.name for path in pages]}")
     return pages[0].as_uri()
 
 
@@ -31,7 +31,7 @@ def main():
         for name in _names():
             heights[name] = []
             for width in (1280, 375):
-                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+                page = browser.new_page(viewport={"width": width, "height": 2600}, color_scheme="light")
                 page.goto(page_of(name))
                 page.wait_for_function(f"document.getElementById('explorer-{name}').model?.get('results')")
                 page.add_style_tag(content=".explorer { min-height: 0 !important; }")
