@@ -1115,3 +1115,9 @@ def simpson(f, left, right):
     middle = (left + right) / 2
     near = (right - left) / 10**9
     return (f(left + near) + 4 * f(middle) + f(right - near)) / 6
+
+
+def test_a_single_number_may_be_masked():
+    for x in (2.5, np.float32(2.5), np.array(2.5)):
+        assert MinMax().update(x, where=True).range() == MinMax().update(x).range() == (2.5, 2.5)
+        assert MinMax().update(x, where=False).count == 0

@@ -128,7 +128,7 @@ def as_batch(
 
     Raises TypeError for other types, and ValueError for NaN or infinity and, unless `empty`, for a channel without a value."""
     x = as_real_array(batch, name)
-    values = np.ascontiguousarray(x) if x.dtype.char in "fd" else in_type(x, np.float64)
+    values = np.asarray(x, order="C") if x.dtype.char in "fd" else in_type(x, np.float64)
     if axis is where is None and x.size:  # the usual case, without lists of channels
         lo, hi = extremes(values.reshape(-1))
         return _all_finite(Batch([values.reshape(-1)], [lo], [hi]), x, True, name)
