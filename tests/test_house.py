@@ -127,7 +127,7 @@ def test_the_book_runs_every_notebook_and_stops_at_an_error():
 # Three layers, and arrows only go down: tools stand on everything, a chapter on the workshop and on earlier chapters,
 # a room of the workshop on the rooms before it. The table of contents says which is which, and in what order.
 
-PARTS = {"The workshop": "workshop", "The course": "course", "Tools": "tools", "Measured": "tools", "References": "references"}
+PARTS = {"The workshop": "workshop", "The course": "course", "In a hurry": "references", "Tools": "tools", "Measured": "tools", "References": "references"}
 
 
 class Page(NamedTuple):
@@ -451,8 +451,8 @@ def test_workflow_is_valid_and_pinned(path):
     assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
 
 
-def test_workflows_are_three():
-    assert [p.stem for p in WORKFLOWS] == ["book", "check", "nightly"]
+def test_workflows_are_four():
+    assert [p.stem for p in WORKFLOWS] == ["book", "check", "nightly", "release"]
 
 
 # The execution cache of the book
