@@ -172,7 +172,8 @@ class QuestionDirective(SphinxDirective):
     def choices(self, question, place):
         rows = []
         for k, answer in enumerate(question.answers):
-            radio = html(f'<input type="radio" name="{place}" value="{k}">')
+            spoken = re.sub(r"\\operatorname|\\|[${}]", "", answer.text) if not re.sub(r"\$[^$]*\$", "", answer.text).strip(" .") else ""
+            radio = html(f'<input type="radio" name="{place}" value="{k}"' + (f' aria-label="{escape(spoken)}">' if spoken else ">"))  # a formula alone is no name
             rows.append(tag("li", tag("label", radio, tag("span", *self.in_line(answer.text)))))
         return [tag("ol", *rows, class_="choices")]
 
