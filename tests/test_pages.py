@@ -91,7 +91,7 @@ def test_nothing_moves_while_a_page_is_drawn(page, width, browser):
     tab.wait_for_timeout(600)
     moved = tab.evaluate("window.moved")
     tab.close()
-    assert sum(value for value, _ in moved) < 0.02, moved
+    assert sum(value for value, _ in moved) < 0.1, moved  # from 0.1 on a reader is said to notice (web.dev/cls)
 
 
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
