@@ -51,12 +51,12 @@ release: pdf epub offline
 	cd $(RELEASE) && sha256sum quant101.pdf quant101.epub quant101-html.zip > SHA256SUMS
 
 pdf: book
-	$(BIN)/jupyter-book build . -W -n --keep-going --quiet --builder custom --custom-builder singlehtml --path-output _build/print
-	$(BIN)/python tools/print_book.py _build/print/_build/singlehtml/nbs/index.html $(RELEASE)/quant101.pdf
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet --builder custom --custom-builder singlehtml
+	$(BIN)/python tools/print_book.py _build/singlehtml $(RELEASE)/quant101.pdf
 
 epub: book
-	$(BIN)/jupyter-book build . -n --keep-going --quiet --builder custom --custom-builder epub --path-output _build/print
-	mkdir -p $(RELEASE) && cp _build/print/_build/epub/*.epub $(RELEASE)/quant101.epub
+	$(BIN)/jupyter-book build . -n --keep-going --quiet --builder custom --custom-builder epub
+	mkdir -p $(RELEASE) && cp _build/epub/*.epub $(RELEASE)/quant101.epub
 
 offline: book
 	mkdir -p $(RELEASE) && $(BIN)/python -c "import shutil; shutil.make_archive('$(RELEASE)/quant101-html', 'zip', '_build/html')"

@@ -188,8 +188,15 @@ def name_repository(app, config):
         "path_to_docs": "",
         "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
     }
+    config.project, config.version, config.release = own["lib_name"], own["version"], own["version"]
     config.html_baseurl = config.ogp_site_url = f"https://{own['user']}.github.io/{own['repo']}/"
     config.notfound_urls_prefix = f"/{own['repo']}/"
+
+
+def no_launch_from_paper(app):
+    "An ePub has no buttons, and the theme cannot make them there."
+    if app.builder.name == "epub":
+        app.config.html_theme_options.pop("launch_buttons", None)
 
 
 def picture_for_links(app, pagename, templatename, context, doctree):
@@ -287,6 +294,7 @@ def copy_assets(app, exception):
 def setup(app):
     os.environ["QUANT101_BOOK"] = "1"  # for the kernels that run the notebooks
     app.connect("config-inited", name_repository)
+    app.connect("builder-inited", no_launch_from_paper)
     app.connect("source-read", read_notebook)
     app.connect("env-get-outdated", reread_references)
     app.connect("doctree-resolved", bring_explorers)

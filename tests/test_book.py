@@ -6,11 +6,12 @@ import posixpath
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 from sphinx.util.inventory import InventoryFile
-from tests_support import NOTEBOOKS, ROOT, needs, public_names, run
+from tests_support import NOTEBOOKS, ROOT, code_cells, needs, public_names, run
 
 HTML = ROOT / "_build/html"
 PAGES = sorted(p for p in (HTML / "nbs").rglob("*.html"))
@@ -85,6 +86,16 @@ def test_a_page_offers_its_notebook(notebook):
 def test_a_notebook_from_its_page_runs_elsewhere(tmp_path):
     shutil.copy(downloads(HTML / "nbs/index.html")[0], tmp_path)
     run("-m", "jupyter", "execute", "index.ipynb", cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in NOTEBOOKS if p.parent == ROOT / "nbs" and (p.stem[0] == "0" or p.stem == "hour")))
+@pytest.mark.parametrize("found", [None, object()])
+def test_a_notebook_installs_the_package_only_where_it_is_missing(name, found, monkeypatch):
+    first = next(cell for cell in code_cells(ROOT / f"nbs/{name}.ipynb") if "default_exp" not in cell)
+    asked = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+    exec(first, {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda *line: asked.append(line))})
+    assert asked == ([("pip", "install --quiet quant101[book]")] if found is None else [])
 
 
 @needs("browser")
