@@ -405,9 +405,10 @@ half_toward_zero = Task(
 
 # %% ../nbs/tools/check.ipynb #2fff2420
 half_up_bias = Question(
-    "Multiples of one eighth are rounded half up. What is the mean error?", 0.0625,
+    "The first 800 positive multiples of one eighth are rounded half up. What is the mean error, rounded less original?", 0.0625,
     ((0.125, "that is the mean for multiples of one quarter, of which every fourth is a tie."),
      (0.5, "that is what a tie errs by. Only some of the numbers are ties."),
+     (-0.0625, "the size is right. Into which direction does half up move a tie?"),
      (0.0, "you let the ties cancel, as half to even does. Half up sends them all the same way.")),
     "One number in eight is a tie, and each tie errs by half a step in the same direction.")
 
@@ -488,9 +489,11 @@ def _weight_reach():
     return float(np.abs(load_sample("attention_weight")).max())
 
 half_the_scale = Question(
-    "Halve the scale of the int8 weights. What becomes of the largest error?", lambda: _weight_reach() / 2,
+    "Halve the scale of the int8 weights. How large is the largest error then, in the units of the weights?", lambda: _weight_reach() / 2,
     ((lambda: _weight_reach() / 127 / 4, "you expect it to halve with the step. That holds for weights that still have a code of their own."),
      (lambda: _weight_reach() / 127 / 2, "you expect it to stay. But the scale was chosen so that the largest weight just fits, and now it does not."),
+     (126, "that is how many times the error has grown. The error itself is asked for."),
+     (0.5, "that is a factor. The error itself is asked for, in the units of the weights."),
      (lambda: _weight_reach(), "that is the largest weight itself. It comes back, though not as it was.")),
     "The largest weight saturates at half of its value, and loses the other half.")
 
@@ -514,7 +517,8 @@ six_bits = Question(
 cost_of_rules = Question(
     "How many decibels does rounding down cost against rounding to the nearest, and how many does stochastic rounding cost?",
     (20 * math.log10(2), 10 * math.log10(2)),
-    (([10 * math.log10(2), _ANY], "for rounding down you have halved the largest error. The mean square of an error between 0 and a step is a third of the step squared."),
+    (([10 * math.log10(2), 20 * math.log10(2)], "these numbers stand in the other order: first down, then stochastic."),
+     ([10 * math.log10(2), _ANY], "for rounding down that is too little. Its error lies anywhere between 0 and a whole step: what is the mean of its square?"),
      ([40 * math.log10(2), _ANY], "for rounding down you have taken the logarithm of the squares twenty times. Squared errors take ten."),
      ([_ANY, 20 * math.log10(2)], "you let stochastic rounding lose as much as rounding down. It takes the nearer level more often."),
      ([_ANY, 0.0], "you have looked at the mean, which stochastic rounding keeps. Its squared error is larger.")),
@@ -548,7 +552,7 @@ row_scales = Task(
 bits_per_value = Question(
     "Codes of 4 bits in groups of 4, and for each group a scale of 16 bits. How many bits does a value take?", 8,
     ((4.25, "you have shared the scale among 64 values. These groups have 4."),
-     (4, "you have the scales for free. They have to be stored as well."),
+     (4, "that is what the codes take alone, and also what the share of the scale takes alone. A value needs both."),
      (20, "you give every value a scale of its own. A group shares one."),
      (4.5, "that is the price in groups of 32.")),
     "In so small a group the scale takes as many bits as the codes do.")
@@ -595,6 +599,7 @@ split_by_hand = Question(
     "Split [[2, 8, -1], [-3, 1, 0.5]] at the threshold 6 with 4-bit codes from -7 to 7. What are the codes?", ((7, 0, -4), (-7, 0, 1)),
     (([[2, 7, -1], _ANY], "the 8 has a code and sets the step of its row. It is an outlier and leaves its column empty."),
      ([_ANY, [-7, 2, 1]], "you have taken out the 8 alone. A column goes as a whole, with what is harmless in it."),
+     ([[7, 0, -3], _ANY], "in the first row the −1 is half a step from both its neighbours. To which of them does a tie go in this book?"),
      ([[5, 0, -2], _ANY], "both rows have the same scale. After the outliers are gone, each row gets its own.")),
     "The 8 and the 1 stay floats, and each row uses its codes up to 7.", ("the first row", "the second row"))
 
@@ -765,13 +770,15 @@ least_share = Question(
 
 match_methods = Question(
     "Which method for attention probabilities at 8 bits, for a weight like a bell with one range at 4 bits, for an input whose largest value stands in every first token?",
-    (frozenset(["min-max", "mse"]), frozenset(["mse", "entropy"]), "min-max"),
+    (frozenset(["min-max", "mse", "percentile"]), "mse", "min-max"),
     ((["entropy", _ANY, _ANY], "for the probabilities entropy cuts off a fifth of the attention. It ignores how far a value is moved, and it needs many data."),
-     (["percentile", _ANY, _ANY], "for the probabilities a percentile gives up the largest, which carry most of the attention."),
      ([_ANY, "min-max", _ANY], "for the weight min-max stretches the steps to the largest, and 4 bits have few of them. The valley lies at two fifths of the range."),
+     ([_ANY, "percentile", _ANY], "for the weight a fixed share knows nothing of the number of bits. Which method weighs rounding against clipping?"),
+     ([_ANY, "entropy", _ANY], "for the weight entropy keeps a longer range than four bits can fill. Which method measures the error itself?"),
      ([_ANY, _ANY, "percentile"], "for the input you take what is rare for what is unimportant. The value is one in thousands, and it carries the answer of its token."),
+     ([_ANY, _ANY, "mse"], "for the input that is near, and a little of the largest value is still clipped. Which method clips none of it?"),
      ([_ANY, _ANY, "entropy"], "for the input entropy cuts off the value that the first token's answer hangs on.")),
-    "Judge by the answer of the layer, and keep what carries it.", ("probabilities", "weight", "input"), ("min-max", "percentile", "entropy", "mse"))
+    "For the first two the tensor's own error was the judge, for the last the layer's answer.", ("probabilities", "weight", "input"), ("min-max", "percentile", "entropy", "mse"))
 
 # %% ../nbs/tools/check.ipynb #20c6e0fa
 ask_the_layer = Question(
@@ -844,17 +851,18 @@ folded = Task(
     lambda qw, zx, bias, sx, sw: np.array([round(b / (sx * sw)) - zx * sum(row) for row, b in zip(qw.tolist(), bias.tolist())], np.int32), _some_layers,
     ((lambda qw, zx, bias, sx, sw: _folded(qw, zx, bias, sx, sw, sign=1), "The sign of the correction is the wrong one: what the zero point has added is taken away."),
      ((lambda qw, zx, bias, sx, sw: _folded(qw, zx, bias, sx, sw, step=sx), lambda qw, zx, bias, sx, sw: _folded(qw, zx, bias, sx, sw, step=sw)), "You divided the bias by one of the scales. A step of the sums is as long as both multiplied."),
-     (lambda qw, zx, bias, sx, sw: -zx * qw.sum(axis=1, dtype=np.int32), "You left the bias out."),
+     (lambda qw, zx, bias, sx, sw: -zx * qw.sum(axis=1, dtype=np.int32), "Nothing is left of the bias. Was it added, and counted in the steps of the sums?"),
+     (lambda qw, zx, bias, sx, sw: _folded(qw, zx, bias, sx, sw, step=1), "You added the bias as it is. The sums count in steps, and the bias has to be counted in the same."),
      (lambda qw, zx, bias, sx, sw: _folded(qw, zx, bias, sx, sw, axis=0), "You summed the columns. An output has a row of weights.")),
     "An exporter stores these integers, and the zero point costs nothing more.", dtype="int32")
 
 # %% ../nbs/tools/check.ipynb #3167f2c5
 zero_point_work = Question(
-    "A zero point of the weights: what percentage of the plain product's operations does it add at K = 64 and N = 8, and at K = N = 4096? Is its share of the time the same, more or less?",
+    "A zero point of the weights: what percentage of the plain product's operations does it add at K = 64 and N = 8, and at K = N = 4096? Does it add the same share to the measured time, more or less?",
     (100 * (1 / 8 + 1 / 64), 100 * 2 / 4096, "more"),
     ((["depends on m", _ANY, _ANY], "the number of tokens stands in both counts and cancels."),
-     ([12.5, _ANY, _ANY], "you have counted the multiplications alone. The sums of the tokens have to be added up as well."),
-     ([100 / 64, _ANY, _ANY], "you have counted the additions alone. Each sum is applied to every output."),
+     ([12.5, _ANY, _ANY], "you have counted the additions alone. Each token's sum is then multiplied by the zero point, once for every output."),
+     ([100 / 64, _ANY, _ANY], "you have counted the multiplications alone. The sums of the tokens have to be added up first."),
      ([_ANY, 100 / 4096, _ANY], "for the large layer you have counted one of the two terms."),
      ([_ANY, _ANY, "same"], "a count is no time: a second pass over the inputs waits for the memory, while the product keeps its numbers in registers."),
      ([_ANY, _ANY, "less"], "the operations are few but slow. They wait for the memory.")),

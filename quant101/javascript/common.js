@@ -21,7 +21,7 @@ html[data-theme="dark"] .q101, [data-jp-theme-light="false"] .q101 { --original:
 .q101 svg text { fill: var(--ink); font-size: 12px; font-family: inherit; }
 .q101 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.35rem 1.2rem; margin: 0.7rem 0 0; }
 .q101 .numbers div { border-top: 1px solid var(--faint); padding-top: 0.2rem; }
-.q101 .numbers dt { font-weight: normal; font-size: 0.85rem; margin: 0; }
+.q101 .numbers dt { font-weight: normal; font-size: 0.85rem; margin: 0; overflow-wrap: anywhere; }
 .q101 .numbers dd { font-variant-numeric: tabular-nums; font-weight: 600; margin: 0 !important; overflow-wrap: anywhere; }
 .q101 .says { margin: 0.7rem 0 0; min-height: 3em; }
 `;

@@ -72,11 +72,11 @@ function draw({ a, b, x, next, parts }, state, width, change, { conventions }) {
   const names = { factor: "divides by, or multiplies with", moved: "steps from zero", place: "what is rounded", rounded: "rounded", code: "code" };
   const order = Object.keys(names), rows = order.map((key) => node("tr", { style: key === parts ? "background:var(--faint)" : "" },
     node("th", { scope: "row", style: "font-weight:normal;text-align:left;padding:0.2rem 0.6rem 0.2rem 0" }, names[key]),
-    [a, b].map((one) => node("td", { style: `padding:0.2rem 0.6rem;text-align:right;font-variant-numeric:tabular-nums;${one.code !== a.code || (key === "code" && a.code !== b.code) ? "font-weight:600" : ""}` }, digits(one[key], 9)))));
+    [a, b].map((one) => node("td", { style: `padding:0.2rem 0.4rem;text-align:right;font-variant-numeric:tabular-nums;${one.code !== a.code || (key === "code" && a.code !== b.code) ? "font-weight:600" : ""}` }, digits(one[key], 9)))));
   const button = (key, text, value) => node("button", { type: "button", "data-key": key, disabled: Number.isNaN(value), onclick: () => change({ x: inJson(value) }) }, text);
   return node("div", {},
     node("p", { style: "display:flex;flex-wrap:wrap;gap:0.5rem;margin:0 0 0.6rem" }, button("down", "One float32 down", neighbour(x, false)), button("up", "One float32 up", neighbour(x, true)), button("next", "Where they part next", next)),
-    node("table", { style: "border-collapse:collapse;margin:0;width:auto" }, node("thead", {}, node("tr", {}, node("td", {}), [state.a, state.b].map((name) => node("th", { scope: "col", style: "text-align:right;padding:0.2rem 0.6rem" }, name)))), node("tbody", {}, rows)),
+    node("table", { style: "border-collapse:collapse;margin:0;width:auto;font-size:0.9rem" }, node("thead", {}, node("tr", {}, node("td", {}), [state.a, state.b].map((name) => node("th", { scope: "col", style: "text-align:right;padding:0.2rem 0.4rem" }, name.replaceAll("_", "_\u200b"))))), node("tbody", {}, rows)),
     [state.a, state.b].some((name) => conventions[name].only_zero === 0) && state.zero_point ? node("p", { style: "margin:0.4rem 0 0;font-size:0.9rem" }, "A library without zero points takes 0.") : null);
 }
 
