@@ -14,7 +14,7 @@ CONSTRAINTS := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 BOOK := _build/html/index.html
 
-.PHONY: pictures screenshots release pdf epub offline lines anywhere exercises book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
+.PHONY: pages pictures screenshots release pdf epub offline lines anywhere exercises book test oracles serve lab export clean constraints prove record mutants package lowest newest bounds fuzz arm bench
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(ENV)
@@ -26,8 +26,14 @@ book: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@$(BIN)/python -c "import pathlib; print('The book:', pathlib.Path('$(BOOK)').resolve().as_uri())"
 
+# Two processes, each with whole files of tests.
 test: book
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every page through axe, light and dark, as the night does it; `make test` takes a few. A quarter of an hour.
+pages: export QUANT101_EVERY_PAGE := 1
+pages: book
+	$(BIN)/python -m pytest tests/test_pages.py
 
 # The tests, with the encoder of the samples and the large libraries that the atlas is compared with.
 oracles:

@@ -268,6 +268,8 @@ MENDED = (  # what the theme and its parts write that HTML does not allow, or th
     (re.compile(r'<div class="sidebar-primary-items__start sidebar-primary__section">'), '<div class="sidebar-primary-items__start sidebar-primary__section" role="navigation" aria-label="The book">'),
     (re.compile(r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"'), r"\1"),
     (re.compile(r'<th class="head"><p></p></th>'), "<td></td>"),
+    (re.compile(r' role="doc-biblioentry"'), ' role="listitem"'),
+    (re.compile(r'alt="(\w+) logo"'), r'alt="The logo of \1, which runs this page"'),
 )
 
 

@@ -6,12 +6,11 @@ all other runs, those of the night among them, look for new ones. QUANT101_EXAMP
 
 import importlib.util
 import os
+import re
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-not_checked = {}
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is not a mistake
 settings.load_profile("unhurried")
@@ -48,14 +47,17 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
         name = mark.args[0]
         if not is_here(name):
-            not_checked.setdefault(name, []).append(item.nodeid)
             if os.environ.get("QUANT101_CHECK_ALL") == "1":
                 pytest.fail(f"{name} is not installed, and QUANT101_CHECK_ALL=1 asks for every check", pytrace=False)
             pytest.skip(f"not checked: {name} is not installed")
 
 
 def pytest_terminal_summary(terminalreporter):
-    for name, tests in not_checked.items():
+    missing = {}
+    for report in terminalreporter.getreports("skipped"):  # whichever process ran the test
+        if match := re.search(r"not checked: (\w+) is not installed", str(report.longrepr)):
+            missing.setdefault(match[1], []).append(report.nodeid)
+    for name, tests in missing.items():
         terminalreporter.section(f"NOT CHECKED: {name} is not installed", sep="!")
         for test in tests:
             terminalreporter.line(test)

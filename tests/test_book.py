@@ -188,7 +188,8 @@ def small_book(folder, *cells):
     title = dict(cell_type="markdown", id="title", metadata={}, source="# A page")
     kernel = dict(kernelspec=dict(display_name="python3", language="python", name="python3"))
     (folder / "page.ipynb").write_text(json.dumps(dict(cells=[title, *code], metadata=kernel, nbformat=4, nbformat_minor=5)))
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    (folder / "other.md").write_text("# Another page\n")
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: page\nchapters:\n- file: other\n")
     return folder
 
 

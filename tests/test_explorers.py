@@ -256,7 +256,7 @@ def show(page, name, state):
 def test_shows_what_the_package_computes(name, explorer_page):
     kind, rng = KINDS[name](), np.random.default_rng(0)
     page = explorer_page(name, kind.data, kind.state(rng))
-    for _ in range(60):
+    for _ in range(25):
         state = kind.state(rng)
         shown, expected = show(page, name, state), kind.expected(state)
         wrong = {key: (shown[key], value) for key, value in expected.items() if not agrees(shown[key], value)}

@@ -138,7 +138,7 @@ def test_every_explorer_is_tested():
 def test_shows_what_the_package_computes(name, explorer_page):  # noqa: F811
     kind, rng = KINDS[name](), np.random.default_rng(0)
     page = explorer_page(name, kind.data, kind.state(rng))
-    for _ in range(30):
+    for _ in range(12):
         state = kind.state(rng)
         shown, expected = show(page, name, state), kind.expected(state)
         wrong = {key: (shown[key], value) for key, value in expected.items() if not agrees(shown[key], value)}

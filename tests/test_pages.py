@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import os
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ HTML = ROOT / "_build/html"
 PAGES = sorted((HTML / "nbs").rglob("*.html"))
 OTHERS = [HTML / name for name in ("genindex.html", "search.html") if (HTML / name).exists()]
 ids = [page.stem for page in PAGES]
+LOOKED_AT = PAGES if os.environ.get("QUANT101_EVERY_PAGE") else [page for page in PAGES if page.stem in ("index", "hour", "02_steps", "98_glossary", "99_references")]
 CHAPTERS = [page for page in PAGES if re.match(r"\d\d_", page.name) and page.stem < "80"]
 
 
@@ -58,7 +60,7 @@ def test_every_link_and_every_anchor_is_there(page):
 @needs("axe_playwright_python")
 @needs("browser")
 @pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("page", PAGES, ids=ids)
+@pytest.mark.parametrize("page", LOOKED_AT, ids=lambda page: page.stem)
 def test_axe_finds_nothing(page, mode, browser):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -66,7 +68,8 @@ def test_axe_finds_nothing(page, mode, browser):
     tab = context.new_page()
     tab.goto(page.as_uri())
     tab.wait_for_timeout(200)
-    found = Axe().run(tab).response["violations"]
+    rules = {"rules": {"label-content-name-mismatch": {"enabled": True}}} if mode == "light" else {"runOnly": ["color-contrast"]}  # only colours differ
+    found = Axe().run(tab, options=rules).response["violations"]
     context.close()
     assert [(one["id"], one["impact"], node["target"], node["html"][:150]) for one in found for node in one["nodes"]] == []
 

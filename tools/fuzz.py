@@ -33,7 +33,7 @@ import quant101
 
 PACKAGE = Path(quant101.__file__).parent
 # plots draws; check takes any answer there is; bench starts processes, and what it computes from their seconds takes what its own race returned
-APART = {"plots", "check", "bench"}
+APART = {"plots", "check", "bench", "explorers"}
 FLOATS, WHOLE = ("f2", "f4", "f8"), ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 ROUNDINGS = ("half-even", "half-away", "half-up", "down", "up", "toward-zero", "stochastic")
 LABELS = {"as_real_array.name"}  # words for messages, used as they are
