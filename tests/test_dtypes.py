@@ -441,7 +441,7 @@ def test_as_real_array_copies_only_if_need_be():
 
 @pytest.mark.parametrize("x", [[1j], "1.5", ["a"], b"1", None, {}, [None], np.array([1, "a"], object), [True], np.datetime64(0, "s"),
                                np.timedelta64(1, "s"), np.ones(2, np.clongdouble), 10**30, lambda: 0,
-                               np.ones(2, [("a", "f4")])], ids=repr)
+                               np.ones(2, [("a", "f4")])], ids=lambda x: "a function" if callable(x) else repr(x))
 @pytest.mark.parametrize("function", [encode, cast, fields])
 def test_what_is_no_real_array_is_a_type_error(function, x):
     with pytest.raises(TypeError, match="x must hold integers, float16, float32 or float64, got dtype "):

@@ -698,7 +698,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("error, message, function, args", [(e, m, f, a) for e, m, f, *a in BAD], ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize("error, message, function, args", [(e, m, f, a) for e, m, f, *a in BAD], ids=lambda v: re.sub(r"0x\w+", "", getattr(v, "__name__", str(v)))[:40])
 def test_bad_input_is_named(error, message, function, args):
     with pytest.raises(error, match=message):
         function(*args)
